@@ -1,0 +1,118 @@
+"""What a pipeline may use of the world around it; a test puts its own in place of each."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import random
+import select
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+
+class Clock(Protocol):
+    """Time for progress and rate limits; never for the rules, which use the events' own."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def monotonic(self) -> float:
+        """Seconds since the machine started."""
+        return time.monotonic()
+
+
+class ManualClock:
+    """A clock that stands still until told otherwise."""
+
+    def __init__(self, now_s: float = 0.0) -> None:
+        self.now_s = now_s
+
+    def monotonic(self) -> float:
+        """The seconds it was set to."""
+        return self.now_s
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now_s += seconds
+
+
+class FileSystem:
+    """The files of this machine. All file access of a pipeline goes through one of these."""
+
+    def open_read(self, path: Path) -> BinaryIO:
+        """A file to read bytes from, unbuffered."""
+        return open(path, "rb", buffering=0)
+
+    def open_write(self, path: Path, append: bool) -> BinaryIO:
+        """A file to write bytes to, unbuffered, made if absent."""
+        return open(path, "ab" if append else "wb", buffering=0)
+
+    def read_bytes(self, path: Path) -> bytes:
+        """All of a file."""
+        return path.read_bytes()
+
+    def glob(self, pattern: str) -> list[Path]:
+        """The files that a pattern names, sorted."""
+        return sorted(Path(found) for found in glob.glob(pattern, recursive=True) if os.path.isfile(found))
+
+    def sync(self, file: BinaryIO) -> None:
+        """Return when what was written to a file would survive a loss of power."""
+        os.fsync(file.fileno())
+
+
+class Stream(Protocol):
+    """An open pipe or terminal."""
+
+    def read(self, size: int, wait_ms: int) -> bytes | None:
+        """What has arrived, at most `size` bytes; b"" at the end, None if nothing came for `wait_ms`."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """All of `data`."""
+        ...
+
+
+class DescriptorStream:
+    """A `Stream` over an open file descriptor, which stays its owner's to close."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self, size: int, wait_ms: int) -> bytes | None:
+        """See `Stream.read`."""
+        ready, _, _ = select.select([self._descriptor], [], [], wait_ms / 1000)
+        return os.read(self._descriptor, size) if ready else None
+
+    def write(self, data: bytes) -> None:
+        """See `Stream.write`."""
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+
+
+@dataclass
+class Context:
+    """The world of one pipeline: files, standard streams, clock, chance, log, and where paths begin.
+
+    `base_dir` is the folder of the pipeline's file; relative paths in it start there.
+    """
+
+    base_dir: Path = field(default_factory=Path.cwd)
+    fs: FileSystem = field(default_factory=FileSystem)
+    clock: Clock = field(default_factory=SystemClock)
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("streamrnn"))
+    stdin: Stream = field(default_factory=lambda: DescriptorStream(0))
+    stdout: Stream = field(default_factory=lambda: DescriptorStream(1))
+
+    def path(self, name: str) -> Path:
+        """A path of the pipeline file, made absolute."""
+        return self.base_dir / name

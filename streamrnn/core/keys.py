@@ -1,0 +1,150 @@
+"""Which row of the slab belongs to which key: assignment, eviction, expiry."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamrnn.core.gone import Gone, Undo
+from streamrnn.limits import EVICTED, key_hash
+
+if TYPE_CHECKING:
+    from streamrnn.events import IntArray
+
+_VICTIMS_AHEAD = 4096
+
+
+class KeyTable:
+    """Keys and their rows. The last assignment can be undone until the next one."""
+
+    def __init__(self, max_keys: int, remember: int) -> None:
+        self.max_keys = max_keys
+        self.row_of: dict[str, int] = {}
+        self.key_of: list[str | None] = []
+        self.gone = Gone(remember)
+        self._free: list[int] = []
+        self._undo: Undo = []
+        self._victims: list[tuple[int, int]] = []
+        self._next_victim = 0
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+    def assign(self, keys: Sequence[str], sequence: IntArray) -> tuple[IntArray, IntArray]:
+        """Rows int64 [n] of a batch, and int64 [n] the cause bit where a key begins, else 0.
+
+        A key that has no row gets a free one, at the ceiling that of the key whose last event is oldest.
+        `sequence` int64 [capacity] is the number of each row's last accepted event, 0 for none.
+        """
+        self._undo = []
+        rows = np.fromiter(map(self.row_of.get, keys, repeat(-1)), np.int64, len(keys))
+        first = np.zeros(len(keys), np.int64)
+        missing = np.flatnonzero(rows < 0).tolist()
+        if not missing:
+            return rows, first
+        if len(self.row_of) + len({keys[i] for i in missing}) <= self.max_keys:
+            for i in missing:
+                rows[i], first[i] = self._place(keys[i], None)
+        else:
+            self._assign_at_ceiling(keys, sequence, rows, first)
+        return rows, first
+
+    def undo(self) -> None:
+        """Take the last assignment back."""
+        while self._undo:
+            self._undo.pop()()
+
+    def release(self, row: int, cause: int) -> None:
+        """Free a row for good and remember its key with a cause bit."""
+        self._undo = []
+        self.gone.add(key_hash(self._remove(row)), cause, self._undo)
+        self.gone.compact()
+
+    def bind(self, row: int, key: str | None) -> None:
+        """Set what a row holds, when state is restored; `rebuild` follows."""
+        self.key_of.extend([None] * (row + 1 - len(self.key_of)))
+        self.key_of[row] = key
+
+    def rebuild(self) -> None:
+        """Derive the rest after all rows are bound."""
+        self.row_of = {key: row for row, key in enumerate(self.key_of) if key is not None}
+        self._free = [row for row, key in enumerate(self.key_of) if key is None][::-1]
+        self._victims, self._next_victim, self._undo = [], 0, []
+
+    def _place(self, key: str, make_room: Callable[[], object] | None) -> tuple[int, int]:
+        """The row of a key and, if it had none until now, its cause bit."""
+        row = self.row_of.get(key)
+        if row is not None:
+            return row, 0
+        # The newcomer is recalled before a victim is remembered, so that a full memory cannot forget it.
+        cause = self.gone.recall(key_hash(key), self._undo)
+        if make_room is not None and len(self.row_of) >= self.max_keys:
+            make_room()
+        if not self._free:
+            self._free.append(len(self.key_of))
+            self.key_of.append(None)
+        row = self._free.pop()
+        self.row_of[key], self.key_of[row] = row, key
+        self._undo.append(lambda: self._remove(row))
+        return row, cause
+
+    def _remove(self, row: int) -> str:
+        key = self.key_of[row]
+        assert key is not None
+        del self.row_of[key]
+        self.key_of[row] = None
+        self._free.append(row)
+        return key
+
+    def _assign_at_ceiling(
+        self, keys: Sequence[str], sequence: IntArray, rows: IntArray, first: IntArray
+    ) -> None:
+        """Event by event in log order, so that who is evicted does not depend on where a batch ends."""
+        touched: OrderedDict[str, None] = OrderedDict()
+        before = self._next_victim, self._victims
+        self._undo.append(lambda: self._seek_victims(*before))
+        for i, key in enumerate(keys):
+            rows[i], first[i] = self._place(key, lambda: self._evict(touched, sequence))
+            touched[key] = None
+            touched.move_to_end(key)
+
+    def _evict(self, touched: OrderedDict[str, None], sequence: IntArray) -> None:
+        row = self._oldest(touched, sequence)
+        if row < 0:  # every key left has been served in this batch
+            row = self.row_of[next(iter(touched))]
+        key = self._remove(row)
+        touched.pop(key, None)
+        self._undo.append(lambda: self._unevict(row, key))
+        self.gone.add(key_hash(key), EVICTED, self._undo)
+
+    def _unevict(self, row: int, key: str) -> None:
+        self._free.remove(row)
+        self.row_of[key], self.key_of[row] = row, key
+
+    def _oldest(self, touched: OrderedDict[str, None], sequence: IntArray) -> int:
+        """The row served longest ago, of those not touched in this batch; -1 if there is none."""
+        for _ in range(2):
+            while self._next_victim < len(self._victims):
+                row, stamp = self._victims[self._next_victim]
+                self._next_victim += 1
+                key = self.key_of[row]
+                if sequence[row] == stamp and key is not None and key not in touched:
+                    return row
+            self._seek_victims(0, self._find_victims(touched, sequence))
+        return -1
+
+    def _seek_victims(self, position: int, victims: list[tuple[int, int]]) -> None:
+        self._next_victim, self._victims = position, victims
+
+    def _find_victims(self, touched: OrderedDict[str, None], sequence: IntArray) -> list[tuple[int, int]]:
+        """Pairs of row and last event, oldest first; some thousand at a time, since a look costs all rows."""
+        live = np.flatnonzero(sequence > 0)
+        count = _VICTIMS_AHEAD + len(touched)
+        if len(live) > count:
+            live = live[np.argpartition(sequence[live], count)[:count]]
+        live = live[np.argsort(sequence[live])]
+        return list(zip(live.tolist(), sequence[live].tolist(), strict=True))

@@ -1,0 +1,75 @@
+"""Segments of a batch, and how they are laid out for few, wide calls of the model.
+
+A segment is what a row's events between two resets make; segments do not depend on each other, even those
+of one row, since all but the first start from a fresh state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from streamrnn.core.boundaries import Boundaries
+    from streamrnn.core.links import Links
+    from streamrnn.events import BoolArray, IntArray
+
+
+@dataclass(slots=True)
+class Segments:
+    """The s segments of a batch, longest first, so that those still running are always the first ones.
+
+    `begins` int64 [s] is where each starts in sorted order, `lengths` int64 [s]; `rows` int64 [s] its slab
+    row; `fresh` int8 [s] how it starts; `kept` bool [s] whether its last state is the row's.
+    `order` int64 [n] maps sorted order to the batch.
+    """
+
+    order: IntArray
+    begins: IntArray
+    lengths: IntArray
+    rows: IntArray
+    fresh: NDArray[np.int8]
+    kept: BoolArray
+
+    def events(self, k: int, start: int, stop: int) -> IntArray:
+        """Batch indices of the k-th events of segments start..stop."""
+        return self.order[self.begins[start:stop] + k]
+
+    def running(self, k: int) -> int:
+        """How many segments have more than k events."""
+        return int(np.searchsorted(-self.lengths, -k, side="left"))
+
+
+def cut(links: Links, bounds: Boundaries) -> tuple[Segments, IntArray, IntArray]:
+    """Segments, and for each event in sorted order: where its segment starts, and its place in it from 0."""
+    starts = links.starts | (bounds.fresh != 0)
+    begins = np.flatnonzero(starts)
+    number = np.cumsum(starts) - 1
+    start = begins[number]
+    run = np.searchsorted(links.begins, begins, side="right") - 1
+    lengths = np.diff(np.append(begins, len(starts)))
+    kept = np.append(run[1:] != run[:-1], True)
+    longest = np.argsort(-lengths, kind="stable")
+    segments = Segments(
+        links.order,
+        begins[longest],
+        lengths[longest],
+        links.rows[run][longest],
+        bounds.fresh[begins][longest],
+        kept[longest],
+    )
+    return segments, start, np.arange(len(starts)) - start
+
+
+def buckets(lengths: IntArray) -> list[tuple[int, int]]:
+    """Ranges of segments of similar length, `lengths` falling: at most a third of a bucket is padding."""
+    ranges, start = [], 0
+    while start < len(lengths):
+        stop = int(np.searchsorted(-lengths, -(2 * int(lengths[start]) // 3), side="left"))
+        ranges.append((start, max(stop, start + 1)))
+        start = ranges[-1][1]
+    return ranges

@@ -1,0 +1,179 @@
+"""Running the model over the segments of a batch: wide waves by `step`, the narrow rest by `scan`.
+
+Nothing is stored here: what has to be put into the slab is collected, so that a batch in which the model
+or the guard refuses an event can be planned again as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamrnn.core.schedule import Segments, buckets
+from streamrnn.errors import ModelError
+
+if TYPE_CHECKING:
+    from streamrnn.backend import Backend, Slab
+    from streamrnn.events import Array, BoolArray, IntArray
+
+NOT_FINITE = "the model's new state or output is not finite"
+OVER_NORM = "the norm of the model's new state is over limits.max_state_norm"
+
+
+@dataclass
+class Served:
+    """Outputs [n, *shape] in batch order, states to put, and refused events by batch index."""
+
+    y: dict[str, Array]
+    puts: list[tuple[IntArray, Any, BoolArray]] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass
+class Server:
+    """A backend with its slab and the guard. Waves narrower than `scan_below` rows go through `scan`."""
+
+    backend: Backend
+    slab: Slab
+    max_norm: float | None = None
+    scan_below: int = 16
+
+    def run(self, segments: Segments, inputs: Mapping[str, Array], n: int) -> Served:
+        """Serve all segments of a batch of n events; `inputs` arrays [n, *shape] in batch order."""
+        y = {spec.name: np.empty((n, *spec.shape), spec.dtype) for spec in self.backend.outputs}
+        served = Served(y)
+        width = len(segments.rows)
+        state = self.slab.take(segments.rows, segments.fresh, _pick(inputs, segments.events(0, 0, width)))
+        # scan reports what is not finite, not what is over the norm.
+        scan = self.backend.scan is not None and self.max_norm is None
+        self._advance(segments, inputs, served, state, 0, 0, width, scan)
+        return served
+
+    def _advance(
+        self,
+        segments: Segments,
+        inputs: Mapping[str, Array],
+        served: Served,
+        state: Any,
+        k: int,
+        start: int,
+        stop: int,
+        scan: bool,
+    ) -> None:
+        """Segments start..stop from their k-th event to their end; `state` has their rows."""
+        while stop > start and not served.refused:
+            running = min(segments.running(k + 1), stop)
+            if scan and running > start and stop - start < self.scan_below:
+                self._scan(segments, inputs, served, state, k, start, stop)
+                return
+            events = segments.events(k, start, stop)
+            state, y = self._step(state, _pick(inputs, events), events, served)
+            if served.refused:
+                return
+            for name, array in served.y.items():
+                array[events] = y[name]
+            running = max(running, start)
+            self._finish(segments, served, state, running, stop, start)
+            if running > start:
+                state = self.slab.narrow(state, 0, running - start)
+            k, stop = k + 1, running
+
+    def _finish(
+        self, segments: Segments, served: Served, state: Any, start: int, stop: int, offset: int
+    ) -> None:
+        """Segments start..stop have had their last event."""
+        if start < stop and segments.kept[start:stop].any():
+            last = self.slab.narrow(state, start - offset, stop - offset)
+            served.puts.append((segments.rows[start:stop], last, segments.kept[start:stop]))
+
+    def _step(
+        self, state: Any, x: dict[str, Array], events: IntArray, served: Served
+    ) -> tuple[Any, dict[str, Array]]:
+        try:
+            new_state, y = self.backend.step(state, x)
+        except Exception as error:
+            guilty = dict(self._bisect(state, x, 0, len(events), error))
+            if not guilty:
+                raise ModelError(f"the model fails on {len(events)} rows together: {error}") from error
+            served.refused.update({int(events[i]): reason for i, reason in guilty.items()})
+            return state, {}
+        bad = ~self._finite(new_state, y)
+        for i in np.flatnonzero(bad):
+            served.refused[int(events[i])] = NOT_FINITE
+        if self.max_norm is not None:
+            for i in np.flatnonzero(~bad & ~self.slab.healthy(new_state, self.max_norm)):
+                served.refused[int(events[i])] = OVER_NORM
+        return new_state, y
+
+    def _finite(self, state: Any, y: Mapping[str, Array]) -> BoolArray:
+        n = len(next(iter(y.values())))
+        ok = np.ones(n, np.bool_) & self.slab.healthy(state, None)
+        for array in y.values():
+            if array.dtype.kind == "f":
+                ok &= np.isfinite(array).reshape(n, -1).all(axis=1)
+        return ok
+
+    def _bisect(
+        self, state: Any, x: dict[str, Array], start: int, stop: int, error: Exception
+    ) -> list[tuple[int, str]]:
+        """The rows that make the model raise on their own."""
+        if stop - start == 1:
+            return [(start, f"the model refused it: {type(error).__name__}: {error}")]
+        middle, guilty = (start + stop) // 2, []
+        for a, b in ((start, middle), (middle, stop)):
+            try:
+                self.backend.step(self.slab.narrow(state, a, b), {name: v[a:b] for name, v in x.items()})
+            except Exception as inner:
+                guilty += self._bisect(state, x, a, b, inner)
+        return guilty
+
+    def _scan(
+        self,
+        segments: Segments,
+        inputs: Mapping[str, Array],
+        served: Served,
+        state: Any,
+        k: int,
+        start: int,
+        stop: int,
+    ) -> None:
+        """Segments start..stop to their ends in a few calls, those of similar length together."""
+        for a, b in buckets(segments.lengths[start:stop] - k):
+            part = self.slab.narrow(state, a, b)
+            if not self._scan_bucket(segments, inputs, served, part, k, start + a, start + b):
+                self._advance(segments, inputs, served, part, k, start + a, start + b, scan=False)
+
+    def _scan_bucket(
+        self,
+        segments: Segments,
+        inputs: Mapping[str, Array],
+        served: Served,
+        state: Any,
+        k: int,
+        start: int,
+        stop: int,
+    ) -> bool:
+        """False if an event of the bucket was refused, which `step` must then find."""
+        lens = segments.lengths[start:stop] - k
+        place = np.arange(int(lens[0]))
+        valid = place < lens[:, None]
+        at = segments.begins[start:stop, None] + k + np.minimum(place, lens[:, None] - 1)
+        events = segments.order[at]
+        scan: Callable[..., Any] = self.backend.scan  # type: ignore[assignment]
+        try:
+            state, y, bad_at = scan(state, _pick(inputs, events), lens)
+        except Exception:
+            return False
+        if (bad_at >= 0).any():
+            return False
+        for name, array in served.y.items():
+            array[events[valid]] = y[name][valid]
+        self._finish(segments, served, state, start, stop, start)
+        return True
+
+
+def _pick(inputs: Mapping[str, Array], events: IntArray) -> dict[str, Array]:
+    return {name: array[events] for name, array in inputs.items()}

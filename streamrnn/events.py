@@ -1,0 +1,174 @@
+"""The words that travel down the line: blocks, columns, batches, outputs, marks.
+
+An event never exists as an object. A source reads a `Block` of records, a codec turns it into
+`Columns`, the event stage into a `Batch` of keys, times and inputs, the core answers with `Outputs`,
+and the encoder makes an `OutBlock` of it. All columns of one of them have the same length n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    IntArray = NDArray[np.int64]
+    BoolArray = NDArray[np.bool_]
+    Array = NDArray[Any]
+    Column = NDArray[Any] | Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where records come from: the source's type and the partition (a file's path, a topic's part)."""
+
+    source: str
+    partition: str
+
+
+@dataclass(slots=True)
+class Block:
+    """Records as a source read them: one buffer, and where each record lies in it.
+
+    `starts` and `ends` are int64 [n] offsets into `buffer`; `positions` int64 [n] is where each record
+    begins in its partition (bytes, for a file), `numbers` int64 [n] counts records from 1. `refused`
+    maps the index of a record that framing refused (too long) to the reason.
+    """
+
+    buffer: bytes
+    starts: IntArray
+    ends: IntArray
+    positions: IntArray
+    numbers: IntArray
+    origin: Origin
+    refused: dict[int, str] = field(default_factory=dict)
+    connection: IntArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def record(self, index: int) -> bytes:
+        """The raw bytes of one record; for messages and the rejected file."""
+        return self.buffer[self.starts[index] : self.ends[index]]
+
+
+@dataclass(slots=True)
+class Frames:
+    """What a framer found: a `Block` that does not know yet where it came from."""
+
+    buffer: bytes
+    starts: IntArray
+    ends: IntArray
+    positions: IntArray
+    numbers: IntArray
+    refused: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def block(self, origin: Origin) -> Block:
+        """The same records as read from `origin`; nothing is copied."""
+        return Block(self.buffer, self.starts, self.ends, self.positions, self.numbers, origin, self.refused)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What travels in the stream and is no event: `source_end` or `control`, with its position.
+
+    `keys` names the keys it is meant for; None means all of them.
+    """
+
+    kind: str
+    origin: Origin
+    position: int = 0
+    keys: tuple[str, ...] | None = None
+
+
+@dataclass(slots=True)
+class Columns:
+    """Decoded fields by path; a list of Python values or an array each. A missing field is None.
+
+    `refused` maps the index of a record that could not be decoded to the reason; its values are None.
+    """
+
+    n: int
+    fields: dict[str, Column]
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Batch:
+    """What the core eats: n events with valid keys, in log order.
+
+    `time` is int64 [n] in the pipeline's unit, or None in a pipeline without time. `inputs` maps a
+    model input to an array [n, *shape]. `fields` holds the columns that reset rules look at.
+    `positions` is int64 [n] as in `Block`. `source` names the stream `max_ahead` is judged in.
+    """
+
+    keys: Sequence[str]
+    inputs: Mapping[str, Array]
+    time: IntArray | None = None
+    fields: Mapping[str, Column] = field(default_factory=dict)
+    positions: IntArray | None = None
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(slots=True)
+class Outputs:
+    """What the core answers, in the order of the batch.
+
+    `accepted` int64 [m] are the indices into the batch that were served; every column has length m:
+    `y` arrays [m, *shape], `steps` int64 (1 on the first event after a reset), `cause` int64 (bits, named
+    by `Core.cause_names`; 0 where nothing was reset). `refused` maps the other indices to the reason.
+    """
+
+    accepted: IntArray
+    y: dict[str, Array]
+    steps: IntArray
+    cause: IntArray
+    refused: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.accepted)
+
+
+@dataclass(slots=True)
+class OutBlock:
+    """Encoded outputs on their way to a sink: one buffer, `ends` int64 [n], and who each is for."""
+
+    buffer: bytes
+    ends: IntArray
+    keys: Sequence[str]
+    positions: IntArray
+    origin: Origin
+    connection: IntArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One event that was refused: where it stood, why, and its raw bytes."""
+
+    origin: Origin
+    position: int
+    number: int
+    reason: str
+    raw: bytes
+
+
+@dataclass(slots=True)
+class Report:
+    """What one turn of the pipeline did; `events` were read, `outputs` of them were served."""
+
+    events: int = 0
+    outputs: int = 0
+    live_keys: int = 0
+    rejected: tuple[Rejected, ...] = ()

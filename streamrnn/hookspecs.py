@@ -1,0 +1,93 @@
+"""What a plugin can offer and hear: the hooks, and the declaration of a component."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pluggy
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from streamrnn.events import Origin, Rejected, Report
+
+hookspec = pluggy.HookspecMarker("streamrnn")
+hookimpl = pluggy.HookimplMarker("streamrnn")
+
+Kind = Literal["source", "sink", "codec", "feature", "reset", "backend"]
+KINDS: tuple[Kind, ...] = ("source", "sink", "codec", "feature", "reset", "backend")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One thing that a pipeline file can name.
+
+    `name` is what stands behind `type:` (for a feature: the key that names it), lower case with underscores.
+    `config` declares its options; `summary` is one line for `list`. `build` and `describe` are callables or
+    "package.module:function", imported when first needed, so that declaring costs nothing.
+    What `build` is called with depends on the kind; docs/plugins.md says how.
+    """
+
+    kind: Kind
+    name: str
+    config: type[BaseModel]
+    build: Callable[..., Any] | str
+    summary: str
+    describe: Callable[..., Any] | str | None = None
+    example: str = ""
+    """The options of a small working use, as YAML in flow style; `create` and `schema` show it."""
+
+    def resolve(self, what: Literal["build", "describe"]) -> Callable[..., Any]:
+        """The callable behind `build` or `describe`."""
+        found = getattr(self, what)
+        if isinstance(found, str):
+            module, _, attribute = found.partition(":")
+            found = getattr(import_module(module), attribute)
+        return found  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class PipelineInfo:
+    """What an observer is told about the pipeline."""
+
+    name: str
+    backend: str
+    numerics: str
+
+
+@hookspec
+def streamrnn_components() -> Sequence[Component]:
+    """Every component this plugin provides; all answers are collected, two of one name are refused."""
+    return ()
+
+
+@hookspec(firstresult=True)
+def streamrnn_resolve_model(uri: str, base_dir: Path) -> Path | None:
+    """The local file of a model named in a pipeline, or None to leave it to others.
+
+    The core answers plain paths, after every plugin was asked.
+    """
+
+
+@hookspec
+def streamrnn_pipeline_started(pipeline: PipelineInfo) -> None:
+    """The pipeline is open; the first event has not been read."""
+
+
+@hookspec
+def streamrnn_batch_done(pipeline: PipelineInfo, report: Report) -> None:
+    """A batch has been written to the sink. Once per batch, on the pipeline's thread: be quick."""
+
+
+@hookspec
+def streamrnn_events_rejected(pipeline: PipelineInfo, origin: Origin, rejected: Sequence[Rejected]) -> None:
+    """Events of one batch were refused; called before `streamrnn_batch_done`, and only if there are any."""
+
+
+@hookspec
+def streamrnn_pipeline_stopped(pipeline: PipelineInfo, error: BaseException | None) -> None:
+    """The pipeline is closed; `error` is what ended it, None at a clean end."""

@@ -1,0 +1,93 @@
+"""The contracts of the two ends of a pipeline and of the codec between them and the core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from streamrnn.events import Block, Columns, Frames, Mark, OutBlock
+
+if TYPE_CHECKING:
+    from streamrnn.events import Column, IntArray
+
+
+class EndOfStream(Exception):  # control flow, not an error
+    """A source has nothing more to give, now and for ever."""
+
+
+class Framer(Protocol):
+    """Finds records in a stream of bytes; one per connection or file, since it remembers half a record."""
+
+    def feed(self, data: bytes) -> None:
+        """More bytes of the stream, in order."""
+        ...
+
+    def finish(self) -> None:
+        """The stream has ended: what is left is a record too."""
+        ...
+
+    def take(self, limit: int) -> Frames:
+        """Up to `limit` whole records; maybe fewer than are there, and none only if there is none.
+
+        A record over the limit of bytes appears once, cut short, and is in `refused` with the reason.
+        """
+        ...
+
+    @property
+    def position(self) -> int:
+        """Bytes of the stream before the next record that `take` will give."""
+        ...
+
+
+class Codec(Protocol):
+    """Bytes to columns and back; built from the `decode` or the `encode` section."""
+
+    def framer(self, max_record_bytes: int, position: int = 0) -> Framer:
+        """A new framer for a stream that begins at `position`."""
+        ...
+
+    def decoder(self, fields: Sequence[str], verbatim: Sequence[str]) -> Callable[[Block], Columns]:
+        """A function from a block to the named fields (dotted paths).
+
+        Fields in `verbatim` are only passed on: they may stay undecoded, in a form the same codec encodes.
+        """
+        ...
+
+    def encoder(self) -> Callable[[Mapping[str, Column], int], tuple[bytes, IntArray]]:
+        """A function from named columns and their length n to a buffer and the end of each record in it."""
+        ...
+
+
+class Source(Protocol):
+    """Where records come from. `read` is called on one thread until it raises EndOfStream, then `close`."""
+
+    def read(self, limit: int, wait_ms: int) -> Block | Mark | None:
+        """At most `limit` records, as soon as there is one; None if there was none for `wait_ms`.
+
+        Raises `EndOfStream` at the end, and again at every call after it; `SourceError` if it cannot go on.
+        """
+        ...
+
+    def position(self) -> Mapping[str, int]:
+        """Where the NEXT read begins, by partition."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back; twice is fine."""
+        ...
+
+
+class Sink(Protocol):
+    """Where outputs go. Raises `SinkError` if it cannot go on."""
+
+    def write(self, block: OutBlock) -> None:
+        """Take the outputs of one batch, in order."""
+        ...
+
+    def flush(self) -> None:
+        """Return when everything written is as durable as this sink can make it."""
+        ...
+
+    def close(self) -> None:
+        """Flush and give everything back; twice is fine."""
+        ...

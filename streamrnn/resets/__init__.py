@@ -1,0 +1,1 @@
+"""The reset rules that ship with streamrnn."""

@@ -1,0 +1,115 @@
+"""The core equals the one-event-at-a-time definition, bit for bit, however the stream is cut."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from toys import Toy, make_case
+
+from streamrnn.core import Core
+from streamrnn.definition import Definition
+from streamrnn.events import Mark
+
+
+def by_definition(case):
+    definition = Definition(Toy(), case.rules, case.elapsed, case.limits)
+    answers = []
+    for item in case.batches(None):
+        if isinstance(item, Mark):
+            definition.mark(item)
+        else:
+            answers += definition.process(item)
+    return definition, answers
+
+
+def by_core(case, cuts, backend=None, between=lambda core: core):
+    core = Core(backend or Toy(), case.rules, case.elapsed, case.limits)
+    rows = []
+    for item in case.batches(cuts):
+        core = between(core)
+        if isinstance(item, Mark):
+            core.mark(item)
+        else:
+            rows += answers_of(core.process(item), len(item))
+    return core, rows
+
+
+def answers_of(outputs, n):
+    rows: list = [None] * n
+    for at, i in enumerate(outputs.accepted.tolist()):
+        y = tuple(array[at].tobytes() for array in outputs.y.values())
+        rows[i] = (y, int(outputs.steps[at]), int(outputs.cause[at]))
+    assert sorted(outputs.refused) == [i for i, row in enumerate(rows) if row is None]
+    return rows
+
+
+def row_of(answer):
+    if answer.refused:
+        return None
+    return tuple(a[0].tobytes() for a in answer.y.values()), answer.steps, answer.cause
+
+
+def held(core):
+    """Key -> state and columns, as canonical as the definition's."""
+    out = {}
+    for key, row in core.keys.row_of.items():
+        at = np.array([row])
+        state = {name: array[0].tobytes() for name, array in core.slab.read(at).items()}
+        out[key] = (state, *(int(core.columns[c][row]) for c in ("last_time", "steps", "sequence")))
+    return out
+
+
+def expected(definition, core):
+    out = {}
+    for key, record in definition.keys.items():
+        state = {
+            t.name: np.moveaxis(record.state[t.name], t.batch_axis, 0)[0].tobytes() for t in Toy.state.tensors
+        }
+        out[key] = (state, record.last_time, record.steps, record.sequence)
+    return out
+
+
+def drop_marked(core, table):
+    """Rows that a mark reset: the core does it when they are next seen, the definition at once."""
+    newest = max(core.epochs.values(), default=0)
+    return {k: v for k, v in table.items() if core.columns["epoch"][core.keys.row_of[k]] == newest}
+
+
+@pytest.mark.parametrize("block", range(20))
+def test_any_mix_of_rules_keys_times_rejects_and_cuts(block):
+    for seed in range(block * 60, block * 60 + 60):
+        case = make_case(seed)
+        definition, answers = by_definition(case)
+        want = [row_of(answer) for answer in answers]
+        for cuts in (None, random.Random(seed)):
+            core, rows = by_core(case, cuts, Toy(scans=seed % 3 > 0))
+            assert rows == want, seed
+            assert core.sequence == definition.sequence
+            assert sorted(core.keys.row_of) == sorted(definition.keys), seed
+            assert drop_marked(core, held(core)) == drop_marked(core, expected(definition, core)), seed
+            assert [n for n, _ in core.keys.gone.items()] == list(definition.gone), seed
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_snapshot_and_deltas_into_a_new_core_at_any_cut(block):
+    for seed in range(50_000 + block * 30, 50_030 + block * 30):
+        case = make_case(seed)
+        want = by_core(case, None)[1]
+        rng, saved = random.Random(seed), []
+
+        def move(core, case=case, rng=rng, saved=saved):
+            if not saved or rng.random() < 0.1:
+                saved[:] = [core.snapshot()]
+            elif rng.random() < 0.6:
+                saved.append(core.take_delta())
+            else:
+                return core
+            if rng.random() < 0.5:
+                return core
+            fresh = Core(Toy(), case.rules, case.elapsed, case.limits)
+            fresh.restore(saved)
+            return fresh
+
+        assert by_core(case, random.Random(seed + 1), between=move)[1] == want, seed

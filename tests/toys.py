@@ -1,0 +1,169 @@
+"""Small models and random streams for the property tests."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamrnn.backend import Backend, FirstInput, StateSpec, StateTensor, TensorSpec
+from streamrnn.events import Batch, Mark, Origin
+from streamrnn.limits import Elapsed, Limits
+from streamrnn.resets import rules as r
+
+ORIGIN = Origin("test", "test")
+
+
+class Toy(Backend):
+    """An elementwise recurrence over two tensors, one with its batch axis at 1, one taken from the input."""
+
+    inputs = (TensorSpec("x", (2,), "float64"),)
+    outputs = (TensorSpec("y", (), "float64"), TensorSpec("h", (3,), "float32"))
+    state = StateSpec(
+        (
+            StateTensor("a", (2, 3), "float32", batch_axis=1, initial=0.25),
+            StateTensor("b", (2,), "float64", initial=FirstInput("x")),
+        ),
+        fingerprint="toy",
+    )
+
+    def __init__(self, scans: bool = True) -> None:
+        self.calls = 0
+        if scans:
+            self.scan = self._scan
+
+    def step(self, state, x):
+        self.calls += 1
+        if (x["x"][:, 0] == 666).any():
+            raise ValueError("no 666 please")
+        a = (state["a"] * np.float32(0.5) + x["x"][None, :, :1].astype(np.float32)).astype(np.float32)
+        b = state["b"] + 2.0 * x["x"]
+        return {"a": a, "b": b}, {"y": b[:, 0] - b[:, 1], "h": np.ascontiguousarray(a[1])}
+
+    def _scan(self, state, x, lens):
+        self.calls += 1
+        n, t = x["x"].shape[:2]
+        y = {"y": np.zeros((n, t)), "h": np.zeros((n, t, 3), np.float32)}
+        bad_at = np.full(n, -1)
+        a, b = state["a"].copy(), state["b"].copy()
+        for k in range(t):
+            on = np.flatnonzero(lens > k)
+            new, out = Toy.step(self, {"a": a[:, on], "b": b[on]}, {"x": x["x"][on, k]})
+            a[:, on], b[on] = new["a"], new["b"]
+            for name in y:
+                y[name][on, k] = out[name]
+            finite = np.isfinite(new["b"]).all(1) & np.isfinite(new["a"]).all((0, 2)) & np.isfinite(out["y"])
+            bad_at[on[~finite & (bad_at[on] < 0)]] = k
+        return {"a": a, "b": b}, y, bad_at
+
+
+class Flicker(r.Rule):
+    """A third party's rule with a column of its own: fires at every third flag, counted across resets."""
+
+    recursive = True
+    fields = ("flag",)
+    columns = {"flags": "int64"}
+
+    def fires(self, now, previous, columns):
+        flagged = np.array([value is not None for value in now.fields["flag"]], bool)
+        columns["flags"][:] += flagged
+        return flagged & (columns["flags"] % 3 == 0)
+
+
+@dataclass
+class Case:
+    """A stream of random events with everything that may matter, and a configuration to serve it under."""
+
+    rules: list
+    elapsed: list
+    limits: Limits
+    events: list
+    """Tuples of (key, time, x, word, flag) or a Mark."""
+    source_of: list
+
+    def batches(self, cuts: random.Random | None) -> list:
+        """The events as batches cut at random (one batch between marks if `cuts` is None)."""
+        out, held = [], []
+        for event, source in zip(self.events, self.source_of, strict=True):
+            mark = isinstance(event, Mark)
+            if held and (mark or source != held[0][1] or (cuts and cuts.random() < 0.15)):
+                out.append(batch(held))
+                held = []
+            if mark:
+                out.append(event)
+            else:
+                held.append((event, source))
+        return [*out, batch(held)] if held else out
+
+
+def batch(held: list) -> Batch:
+    events = [event for event, _ in held]
+    return Batch(
+        keys=[e[0] for e in events],
+        inputs={"x": np.array([e[2] for e in events], np.float64).reshape(-1, 2)},
+        time=np.array([e[1] for e in events], np.int64),
+        fields={"word": [e[3] for e in events], "flag": [e[4] for e in events]},
+        positions=np.arange(len(events), dtype=np.int64),
+        source=held[0][1],
+    )
+
+
+WORDS = [None, "a", "b", 1, 1.0, "1", True, False, 0, 0.0, -0.0, [1, 2], [1.0, 2], {"k": 1}, "z" * 40, 2**70]
+
+
+def make_rules(rng: random.Random) -> list:
+    made = []
+    for i in range(rng.choice([0, 1, 1, 2, 3, 5])):
+        name, to = f"rule{i}", rng.choice(["initial", "initial", "zeros"])
+        when = rng.choice(["before", "after"])
+        made.append(
+            rng.choice(
+                [
+                    lambda: r.Gap(name, to, rng.randint(0, 12)),
+                    lambda: r.Age(name, to, rng.randint(0, 25)),
+                    lambda: r.Every(name, to, when, rng.randint(1, 5)),
+                    lambda: r.OnChange(name, to, when, rng.choice(["word", "flag"])),
+                    lambda: r.OnValue(name, to, when, "word", rng.sample(WORDS, 3), None, None),
+                    lambda: r.OnValue(name, to, when, "flag", None, 0.5, rng.choice([None, 3])),
+                    lambda: r.SourceEnd(name, to),
+                    lambda: Flicker(name, to),
+                ]
+            )()
+        )
+    return made
+
+
+def make_case(seed: int) -> Case:
+    rng = random.Random(seed)
+    maybe = lambda value, p=0.5: value if rng.random() < p else None  # noqa: E731
+    limits = Limits(
+        max_keys=rng.choice([1, 2, 3, 5, 8, 1000]),
+        idle=maybe(rng.randint(3, 40)),
+        max_ahead=maybe(rng.randint(5, 30), 0.3),
+        max_state_norm=maybe(rng.choice([50.0, 500.0]), 0.2),
+        max_value_bytes=30,
+        remember_evicted=rng.choice([0, 1, 3, 1000]),
+        collect_every=rng.choice([4, 16, 64, 65536]),
+    )
+    elapsed = (
+        [Elapsed("x", 1, 0.5, first=-1.0, across_reset=rng.random() < 0.5)] if rng.random() < 0.6 else []
+    )
+    keys = [f"k{i}" for i in range(rng.choice([1, 2, 4, 9, 30]))]
+    dirt, clock, events, sources = rng.choice([0, 0, 0.02, 0.2]), 0, [], []
+    source = "s0"
+    for _ in range(rng.choice([3, 20, 60, 150])):
+        if rng.random() < 0.03:
+            kind = rng.choice(["source_end", "control", "other"])
+            some = tuple(rng.sample(keys, min(2, len(keys))))
+            events.append(Mark(kind, ORIGIN, keys=maybe(some, 0.3)))
+            source = rng.choice(["s0", "s1"])
+        else:
+            clock += rng.choice([0, 0, 1, 2, 9])
+            late = rng.choice([0, 0, 0, 3, 20, -25])
+            bad = rng.choice([666, np.inf, np.nan, 1e300]) if rng.random() < dirt else rng.randint(-3, 3)
+            flag = rng.choice([None, None, 0, 1, 2, True, "on"])
+            key = keys[0] if rng.random() < 0.4 else rng.choice(keys)
+            events.append((key, clock - late, (bad, rng.random()), rng.choice(WORDS), flag))
+        sources.append(source)
+    return Case(make_rules(rng), elapsed, limits, events, sources)
