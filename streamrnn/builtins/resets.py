@@ -1,0 +1,90 @@
+"""The options of the reset rules, and their declarations."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from streamrnn.hookspecs import Component
+
+
+class RuleOptions(BaseModel):
+    """What every rule can be told."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+    needs_time: ClassVar[bool] = False
+
+    name: str | None = Field(None, description="shown as the cause; the type if left out")
+    to: Literal["initial", "zeros"] = Field("initial", description="the state after the reset")
+
+
+class Gap(RuleOptions):
+    """Reset where more than gap_s passed since the key's last event."""
+
+    needs_time: ClassVar[bool] = True
+    gap_s: float = Field(gt=0, allow_inf_nan=False, description="seconds of event time")
+
+
+class Age(RuleOptions):
+    """Reset where more than age_s passed since the key's last reset."""
+
+    needs_time: ClassVar[bool] = True
+    age_s: float = Field(gt=0, allow_inf_nan=False, description="seconds of event time")
+
+
+class Every(RuleOptions):
+    """Reset once a key has had so many events."""
+
+    events: int = Field(ge=1, description="events of a key between two resets; 1 makes the model memoryless")
+    when: Literal["before", "after"] = Field("before", description="before the next event, or right after")
+
+
+class OnChange(RuleOptions):
+    """Reset where a field differs from what it was at the key's last event."""
+
+    field: str = Field(description="path of the field to watch")
+    when: Literal["before", "after"] = Field("before", description="before or after the event that changed")
+
+
+class OnValue(RuleOptions):
+    """Reset where a field has one of some values, or lies beyond a bound."""
+
+    field: str = Field(description="path of the field to watch")
+    equals: Any = Field(None, description='fires on this value; types count: 1, "1" and true differ')
+    one_of: list[Any] | None = Field(None, alias="in", description="fires on any of these values")
+    above: float | None = Field(None, allow_inf_nan=False, description="fires on numbers above it")
+    below: float | None = Field(None, allow_inf_nan=False, description="fires on numbers below it")
+    when: Literal["before", "after"] = Field("before", description="before or after the event itself")
+
+    @property
+    def values(self) -> list[Any] | None:
+        """The values it fires on; None if only bounds are set."""
+        return [self.equals] if "equals" in self.model_fields_set else self.one_of
+
+    @model_validator(mode="after")
+    def _has_a_condition(self) -> OnValue:
+        if not self.model_fields_set & {"equals", "one_of", "above", "below"}:
+            raise ValueError("expected one of equals, in, above, below, found none")
+        if {"equals", "one_of"} <= self.model_fields_set:
+            raise ValueError("expected equals or in, found both; put the value into the list")
+        return self
+
+
+class SourceEnd(RuleOptions):
+    """Reset all keys where a source, or one of its files, ends."""
+
+
+def _rule(name: str, config: type[RuleOptions], summary: str, example: str) -> Component:
+    build = f"streamrnn.resets.rules:{name}"
+    return Component("reset", name, config=config, build=build, summary=summary, example=example)
+
+
+COMPONENTS = (
+    _rule("gap", Gap, "more than gap_s of event time since the key's last event", "{gap_s: 30}"),
+    _rule("age", Age, "more than age_s of event time since the key's last reset", "{age_s: 3600}"),
+    _rule("every", Every, "a count of events since the key's last reset", "{events: 100}"),
+    _rule("on_change", OnChange, "a field differs from the key's last event", "{field: session}"),
+    _rule("on_value", OnValue, "a field has a value, or lies beyond a bound", "{field: reset, equals: true}"),
+    _rule("source_end", SourceEnd, "a file or a connection has ended", "{}"),
+)

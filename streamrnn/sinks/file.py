@@ -1,0 +1,74 @@
+"""Outputs to a file."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from streamrnn.errors import SinkError
+
+if TYPE_CHECKING:
+    from streamrnn.builtins.ends import FileSinkConfig
+    from streamrnn.context import Context, FileSystem
+    from streamrnn.events import OutBlock
+
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
+"""What fsync answers for a pipe or a device, which keep nothing."""
+
+
+class FileSink:
+    """The `file` sink: each batch in one write, without a buffer of its own; `flush` waits for the disk."""
+
+    def __init__(self, fs: FileSystem, path: Path, file: BinaryIO) -> None:
+        self._fs = fs
+        self._path = path
+        self._file = file
+
+    def write(self, block: OutBlock) -> None:
+        """See `Sink.write`."""
+        left = memoryview(block.buffer)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise _failure(self._path, "cannot write", error) from error
+
+    def flush(self) -> None:
+        """See `Sink.flush`."""
+        try:
+            self._fs.sync(self._file)
+        except OSError as error:
+            if error.errno not in _CANNOT_SYNC:
+                raise _failure(self._path, "cannot write to the disk", error) from error
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        if self._file.closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self._file.close()
+
+
+def build(config: FileSinkConfig, context: Context) -> FileSink:
+    """The sink, its file open and the folders above it made. Raises `SinkError` if that is impossible."""
+    path = context.path(config.path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = context.fs.open_write(path, append=config.if_exists != "overwrite")
+        found_bytes = file.tell() if file.seekable() else 0
+    except OSError as error:
+        raise _failure(path, "cannot open", error) from error
+    if config.if_exists == "refuse" and found_bytes:
+        file.close()
+        raise SinkError(
+            f"{path}: expected no file or an empty one, found {found_bytes} bytes; "
+            "move it away, or set if_exists to append or overwrite"
+        )
+    return FileSink(context.fs, path, file)
+
+
+def _failure(path: Path, what: str, error: OSError) -> SinkError:
+    return SinkError(f"{path}: {what}: {error.strerror}")

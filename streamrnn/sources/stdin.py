@@ -1,0 +1,73 @@
+"""Events from standard input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from streamrnn.errors import SourceError
+from streamrnn.events import Mark, Origin
+from streamrnn.ports import EndOfStream
+
+if TYPE_CHECKING:
+    from streamrnn.builtins.ends import StdinConfig
+    from streamrnn.context import Context
+    from streamrnn.events import Block
+    from streamrnn.ports import Framer
+
+_READ_BYTES = 1 << 18
+_ORIGIN = Origin("stdin", "stdin")
+
+
+class StdinSource:
+    """The `stdin` source: gives what has arrived, be it one record, and one `source_end` at the end."""
+
+    def __init__(self, context: Context, framer: Framer) -> None:
+        self._context = context
+        self._framer = framer
+        self._ended = False
+        self._marked = False
+
+    def read(self, limit: int, wait_ms: int) -> Block | Mark | None:
+        """See `Source.read`."""
+        deadline_s = self._context.clock.monotonic() + wait_ms / 1000
+        left_ms = wait_ms
+        while not (frames := self._framer.take(limit)):
+            if self._ended:
+                return self._end()
+            if left_ms < 0 or not self._receive(left_ms):
+                return None
+            # An unfinished record may take many reads; it gets no more time than was allowed for all.
+            left_ms = int((deadline_s - self._context.clock.monotonic()) * 1000)
+        return frames.block(_ORIGIN)
+
+    def position(self) -> Mapping[str, int]:
+        """See `Source.position`: bytes, counted from where this process began to read."""
+        return {_ORIGIN.partition: self._framer.position}
+
+    def close(self) -> None:
+        """See `Source.close`; standard input belongs to the process and stays open."""
+
+    def _receive(self, wait_ms: int) -> bool:
+        """Feed what arrives; False if nothing did."""
+        try:
+            data = self._context.stdin.read(_READ_BYTES, wait_ms)
+        except OSError as error:
+            raise SourceError(f"stdin: cannot read: {error.strerror}") from error
+        if data:
+            self._framer.feed(data)
+        elif data is not None:
+            self._ended = True
+            self._framer.finish()
+        return data is not None
+
+    def _end(self) -> Mark:
+        if self._marked:
+            raise EndOfStream
+        self._marked = True
+        return Mark("source_end", _ORIGIN, self._framer.position)
+
+
+def build(config: StdinConfig, context: Context, new_framer: Callable[..., Framer]) -> StdinSource:
+    """The source; nothing is read yet."""
+    return StdinSource(context, new_framer())
