@@ -1,0 +1,222 @@
+"""From a `PipelineSpec` to a `Pipeline`: every part built by its component, none privileged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamrnn import encode as e
+from streamrnn.config import checks
+from streamrnn.config import model as m
+from streamrnn.config.problems import from_option_error, problem
+from streamrnn.config.spec import REFUSE_MISSING, SECONDS, Chosen, ElapsedItem, Item, PipelineSpec
+from streamrnn.core import Core
+from streamrnn.core.probe import Verdict, probe, settle
+from streamrnn.core.wrap import Chunked, WithContext
+from streamrnn.errors import ConfigError, ModelError, OptionError
+from streamrnn.event import EventStage, Reading, TimeReading
+from streamrnn.limits import Elapsed, Limits
+from streamrnn.pipeline import Parts, Pipeline
+from streamrnn.rejects import RejectFile, RejectLog
+
+if TYPE_CHECKING:
+    from streamrnn.backend import Backend, TensorSpec
+    from streamrnn.context import Context
+    from streamrnn.ports import Codec, Framer, Sink, Source
+    from streamrnn.registry import Registry
+    from streamrnn.rules import Feature, ResetRule
+
+
+def build_pipeline(
+    spec: PipelineSpec,
+    registry: Registry,
+    context: Context,
+    source: Source | None = None,
+    sink: Sink | None = None,
+) -> Pipeline:
+    """Load the model and open both ends; `source` and `sink` take the place of those in the file.
+
+    Raises `ConfigError` for what only shows now, `ModelError`, `SourceError` or `SinkError`.
+    """
+    backend, verdict = build_backend(spec, context)
+    limits = spec.file.limits
+    try:
+        rules: list[ResetRule] = [_build(rule, spec.ticks_per_s) for rule in spec.rules]
+        stage = event_stage(spec, backend, rules, context)
+        core = Core(backend, rules, elapsed_features(spec, context), core_limits(spec))
+        decoder: Codec = _build(spec.decode, context)
+        encoder: Codec = _build(spec.encode, context)
+        encoding = encode_stage(spec, backend)
+        source = source or _build(spec.source, context, _framing(decoder, limits.max_line_bytes))
+        sink = sink or _build(spec.sink, context)
+    except OptionError as error:
+        raise ConfigError(from_option_error(error, (), spec.tree)) from error
+    rejects = RejectFile(spec.file.dead_letter.path, context) if spec.file.dead_letter else RejectLog(context)
+    verbatim = tuple(path for path in spec.file.encode.include if path not in stage.fields)
+    parts = Parts(
+        name=spec.name,
+        source=source,
+        decode=decoder.decoder(stage.fields, verbatim),
+        event=stage,
+        backend=backend,
+        core=core,
+        encode=encoding,
+        format=encoder.encoder(),
+        sink=sink,
+        rejects=rejects,
+        verdict=verdict,
+        max_batch_events=limits.max_batch_events,
+    )
+    return Pipeline(parts, registry.hooks, context.log.warning)
+
+
+def build_backend(spec: PipelineSpec, context: Context) -> tuple[Backend, Verdict]:
+    """The loaded, opened and probed model. Raises `ModelError` or `ConfigError`."""
+    try:
+        backend: Backend = _build(spec.model, spec.given, context)
+    except OptionError as error:
+        raise ConfigError(from_option_error(error, (), spec.tree)) from error
+    _check_description(spec, backend)
+    backend.open()
+    if backend.max_rows is not None:
+        backend = Chunked(backend)
+    verdict = probe(backend)
+    if spec.file.numerics == "batch_invariant" and verdict.numerics != "batch_invariant":
+        reasons = "; ".join(verdict.reasons)
+        raise ModelError(
+            "numerics: batch_invariant was asked for, but this model's answers depend on the batch: "
+            f"{reasons}. Write numerics: approximate to run it all the same"
+        )
+    if verdict.numerics == "approximate" and spec.file.numerics is None:
+        context.log.warning("numerics: approximate; %s", "; ".join(verdict.reasons))
+    backend = settle(backend, verdict)
+    if spec.file.model.context:
+        backend = WithContext(backend, spec.file.model.context)
+    return backend, verdict
+
+
+def _check_description(spec: PipelineSpec, backend: Backend) -> None:
+    """What `lint` could not see when the backend describes itself only once it is loaded."""
+    if spec.description is not None:
+        return
+    outputs = {tensor.name: tensor for tensor in backend.outputs}
+    found = [*checks.model_problems(spec, backend.inputs), *checks.encode_problems(spec, outputs)]
+    if found:
+        raise ConfigError([problem(spec.tree, path, message) for path, message in found])
+
+
+def core_limits(spec: PipelineSpec) -> Limits:
+    """The limits of the file, times in the rules' ticks."""
+    limits, ticks = spec.file.limits, spec.ticks_per_s
+    return Limits(
+        max_keys=limits.max_keys,
+        idle=None if limits.idle_s is None else int(limits.idle_s * ticks),
+        max_ahead=None if limits.max_ahead_s is None else int(limits.max_ahead_s * ticks),
+        max_state_norm=limits.max_state_norm,
+        max_value_bytes=limits.max_value_bytes,
+        remember_evicted=limits.remember_evicted,
+    )
+
+
+def event_stage(spec: PipelineSpec, backend: Backend, rules: list[ResetRule], context: Context) -> EventStage:
+    """The stage that makes keys, times and inputs."""
+    event = spec.file.event
+    keys = [event.key] if isinstance(event.key, str) else event.key or []
+    wanted: dict[str, TensorSpec] = {tensor.name: tensor for tensor in backend.inputs}
+    return EventStage(
+        key_fields=tuple(keys),
+        time=_time_reading(event.time) if event.time else None,
+        inputs={name: _readings(items, context) for name, items in spec.inputs.items()},
+        specs=wanted,
+        rule_fields=tuple(sorted({path for rule in rules for path in (*rule.fields, *rule.previous_fields)})),
+        max_key_bytes=spec.file.limits.max_key_bytes,
+    )
+
+
+def elapsed_features(spec: PipelineSpec, context: Context) -> list[Elapsed]:
+    """The keyed features, each with the column it fills."""
+    found = []
+    for name, items in spec.inputs.items():
+        column = 0
+        for item in items:
+            if isinstance(item, ElapsedItem):
+                scale = 1 / (SECONDS[item.unit] * spec.ticks_per_s)
+                then = _chain([_build(step, context) for step in item.then])
+                found.append(Elapsed(name, column, scale, item.first, item.across_reset, then))
+            column += item.width
+    return found
+
+
+def encode_stage(spec: PipelineSpec, backend: Backend) -> e.EncodeStage:
+    """The stage that names an output record's columns."""
+    fields = spec.file.encode.fields
+    if fields is None:
+        made: dict[str, e.Make] = {tensor.name: e.output(tensor.name) for tensor in backend.outputs}
+    else:
+        made = {name: _make(made) for name, made in fields.items()}
+    return e.EncodeStage(tuple(spec.file.encode.include), made)
+
+
+def _make(made: m.EncodedField) -> e.Make:
+    match made:
+        case m.Output():
+            return e.output(made.output)
+        case m.Argmax():
+            return e.argmax(made.output, made.labels)
+        case m.TopK():
+            return e.top_k(made.output, made.k, made.labels, made.scores)
+        case m.Threshold():
+            return e.threshold(made.output, made.above)
+        case m.Meta():
+            return e.meta(made.name)
+
+
+def _readings(items: list[Item], context: Context) -> list[Reading]:
+    readings, start = [], 0
+    for item in items:
+        place = slice(start, start + item.width)
+        start += item.width
+        if isinstance(item, ElapsedItem):
+            readings.append(Reading((), place))
+            continue
+        has_missing = item.missing is not REFUSE_MISSING
+        encoder: Feature | None = _build(item.encoder, context) if item.encoder else None
+        numeric = item.encoder is not None and getattr(item.encoder.options, "takes", "") == "numbers"
+        then: tuple[Feature, ...] = tuple(_build(step, context) for step in item.then)
+        missing = item.missing if has_missing else None
+        readings.append(Reading(item.fields, place, missing, has_missing, encoder, numeric, then))
+    return readings
+
+
+def _time_reading(time: m.Time) -> TimeReading:
+    rfc3339 = time.unit == "rfc3339"
+    per_unit = time.ticks_per_s // (1 if rfc3339 else m.Time.TICKS[time.unit])
+    return TimeReading(time.field, rfc3339, per_unit)
+
+
+def _chain(steps: list[Feature]) -> Any:
+    if not steps:
+        return None
+
+    def then(values: Any) -> Any:
+        for step in steps:
+            values = step.encode(np.ascontiguousarray(values), {})
+        return values
+
+    return then
+
+
+def _framing(codec: Codec, max_record_bytes: int) -> Any:
+    def new_framer(position: int = 0) -> Framer:
+        return codec.framer(max_record_bytes, position)
+
+    return new_framer
+
+
+def _build(chosen: Chosen, *args: Any) -> Any:
+    """Build a component; what it says of its options is told with the path of its section."""
+    try:
+        return chosen.component.resolve("build")(chosen.options, *args)
+    except OptionError as error:
+        raise OptionError(*((chosen.path + tuple(path), text) for path, text in error.problems)) from error

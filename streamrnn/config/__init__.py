@@ -1,0 +1,1 @@
+"""The pipeline file: read strictly, checked as a whole, turned into settings."""

@@ -1,0 +1,109 @@
+"""What must hold between the sections of a pipeline file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from streamrnn.builtins.resets import RuleOptions
+from streamrnn.config import model as m
+from streamrnn.config.problems import Path, suggest
+from streamrnn.config.reach import out_of_reach
+from streamrnn.config.spec import Chosen, ElapsedItem, PipelineSpec
+
+if TYPE_CHECKING:
+    from streamrnn.backend import TensorSpec
+
+Problem = tuple[Path, str]
+
+
+def time_problems(file: m.PipelineFile, rules: list[Chosen], spec: PipelineSpec) -> Iterator[Problem]:
+    """What needs `event.time` in a pipeline that has none, and times that contradict each other."""
+    time = file.event.time
+    if time is not None:
+        order = list(m.Time.TICKS)
+        if (
+            time.unit != "rfc3339"
+            and time.resolution
+            and order.index(time.resolution) < order.index(time.unit)
+        ):
+            text = f"expected {time.unit} or finer, found {time.resolution}, which is coarser than the unit"
+            yield ("event", "time", "resolution"), text
+        return
+    needs = "needs event.time, which this pipeline does not have"
+    for rule in rules:
+        if getattr(rule.options, "needs_time", False):
+            yield (*rule.path, "type"), f"'{rule.component.name}' {needs}"
+    for name in ("idle_s", "max_ahead_s"):
+        if getattr(file.limits, name) is not None:
+            yield ("limits", name), needs
+    for name, items in spec.inputs.items():
+        for i, item in enumerate(items):
+            if isinstance(item, ElapsedItem):
+                yield ("event", "inputs", name, i, "elapsed"), needs
+
+
+def rule_problems(file: m.PipelineFile, rules: list[Chosen]) -> Iterator[Problem]:
+    """Rules with the same name, and rules without reach."""
+    taken: dict[str, Path] = {}
+    for rule in rules:
+        options = rule.options
+        given = options.name if isinstance(options, RuleOptions) else getattr(options, "name", None)
+        name = given or rule.component.name
+        if name in taken:
+            yield rule.path, f"two rules are named '{name}'; give one of them a name: of its own"
+        taken[name] = rule.path
+    for rule, why in out_of_reach(rules, file):
+        yield rule.path, why
+
+
+def model_problems(spec: PipelineSpec, inputs: Sequence[TensorSpec]) -> Iterator[Problem]:
+    """Inputs that the model and the event do not agree on."""
+    wanted = {tensor.name: tensor for tensor in inputs}
+    for name in spec.given.keys() - wanted.keys():
+        hint = suggest(name, wanted)
+        yield ("event", "inputs", name), f"the model has no input '{name}'{hint} It has: {', '.join(wanted)}"
+    for name, tensor in wanted.items():
+        if name not in spec.given:
+            yield ("event", "inputs"), f"missing; the model's input '{name}' wants {tensor.width} numbers"
+        else:
+            yield from _input_problems(tensor, spec.given[name])
+
+
+def _input_problems(wanted: TensorSpec, given: TensorSpec) -> Iterator[Problem]:
+    path = ("event", "inputs", wanted.name)
+    if wanted.width != given.width:
+        yield path, f"the model wants {wanted.width} numbers, the features make {given.width}"
+    if wanted.dtype.startswith("int") and given.dtype != "int64":
+        yield path, f"the model wants {wanted.dtype} indices, the features make numbers; vocab makes indices"
+    if wanted.high is not None and given.high is not None and given.high > wanted.high:
+        yield path, f"the model knows {wanted.high} indices, the features make {given.high}"
+
+
+def encode_problems(spec: PipelineSpec, outputs: Mapping[str, TensorSpec]) -> Iterator[Problem]:
+    """Encoded fields that no model output fits."""
+    encode = spec.file.encode
+    for name, made in (encode.fields or {}).items():
+        path: Path = ("encode", "fields", name)
+        if name in encode.include:
+            yield path, f"'{name}' is also in include; give one of them another name"
+        if isinstance(made, m.Meta):
+            if made.name == "time" and spec.file.event.time is None:
+                yield (*path, "name"), "needs event.time, which this pipeline does not have"
+        elif made.output not in outputs:
+            hint = suggest(made.output, outputs)
+            text = f"the model has no output '{made.output}'{hint} It has: {', '.join(outputs)}"
+            yield (*path, "output"), text
+        else:
+            yield from _field_problems(path, made, outputs[made.output].width)
+    for included in encode.include:
+        if encode.fields is None and included in outputs:
+            yield ("encode", "include"), f"'{included}' is also a model output; name the outputs in fields"
+
+
+def _field_problems(path: Path, made: m.EncodedField, width: int) -> Iterator[Problem]:
+    labels = getattr(made, "labels", None)
+    if labels is not None and len(labels) != width:
+        yield (*path, "labels"), f"expected {width} labels, one per number of the output, found {len(labels)}"
+    if isinstance(made, m.TopK) and made.k > width:
+        yield (*path, "k"), f"expected at most {width}, the width of the output, found {made.k}"

@@ -1,0 +1,138 @@
+"""From the text of a pipeline file to a `PipelineSpec`, or to all of its mistakes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from streamrnn import __version__
+from streamrnn.config import checks
+from streamrnn.config.environment import substitute
+from streamrnn.config.model import NOT_YET, PipelineFile
+from streamrnn.config.parts import Parts
+from streamrnn.config.problems import from_option_error, translate
+from streamrnn.config.spec import Chosen, PipelineSpec
+from streamrnn.config.yaml_tree import Tree, load
+from streamrnn.context import Context
+from streamrnn.errors import ConfigError, ModelError, OptionError
+from streamrnn.registry import Registry
+
+_SECTIONS = (
+    ("source", "source", ("type",)),
+    ("decode", "codec", ("type",)),
+    ("model", "backend", ("type", "context")),
+    ("encode", "codec", ("type", "include", "fields")),
+    ("sink", "sink", ("type",)),
+)
+
+
+def load_pipeline(
+    text: str | bytes, file: str, registry: Registry, context: Context, env: Mapping[str, str]
+) -> PipelineSpec:
+    """Read a pipeline file. Raises `ConfigError` with everything that is wrong with it.
+
+    `file` is the name shown in messages; relative paths inside start at `context.base_dir`.
+    """
+    tree = load(text, file)
+    parts = Parts(tree, registry)
+    parts.findings += substitute(tree, env)
+    data = tree.data
+    registry.load_for(_types(data), [name for name in data.get("plugins") or [] if isinstance(name, str)])
+    _refuse_later_sections(parts, data)
+    fixed = _fixed(parts, data)
+    chosen = {name: parts.choose(kind, (name,), data.get(name), common) for name, kind, common in _SECTIONS}  # type: ignore[arg-type]
+    rules = [parts.choose("reset", ("reset", i), item) for i, item in enumerate(_list(data.get("reset")))]
+    event = data.get("event")
+    inputs = parts.inputs(event.get("inputs") if isinstance(event, dict) else None)
+    for name in _list(data.get("plugins")):
+        if name in registry.failures:
+            parts.report(("plugins",), f"plugin '{name}': {registry.failures[name]}")
+    complete = fixed is not None and all(chosen.values())
+    if fixed is None or not complete:
+        raise ConfigError(parts.findings)
+    spec = PipelineSpec(tree, fixed, fixed.name or Path(file).stem, **chosen)  # type: ignore[arg-type]
+    spec.rules = [rule for rule in rules if rule is not None]
+    spec.inputs = inputs
+    _check(parts, spec, context, whole=len(inputs) == len(fixed.event.inputs))
+    if parts.findings:
+        raise ConfigError(parts.findings)
+    return spec
+
+
+def _fixed(parts: Parts, data: dict[str, Any]) -> PipelineFile | None:
+    """The part of the file that does not depend on components."""
+    try:
+        return PipelineFile.model_validate({k: v for k, v in data.items() if k not in NOT_YET})
+    except ValidationError as error:
+        parts.findings += translate(error, (), PipelineFile, parts.tree)
+        return None
+
+
+def _refuse_later_sections(parts: Parts, data: dict[str, Any]) -> None:
+    for name in NOT_YET:
+        if name in data:
+            text = f"'{name}' is planned, but streamrnn {__version__} cannot do it yet; remove it"
+            parts.report((name,), text, at_key=True)
+
+
+def _check(parts: Parts, spec: PipelineSpec, context: Context, whole: bool) -> None:
+    """Everything that holds between sections; `whole` is false when some inputs could not be read."""
+    for path, message in (
+        *checks.time_problems(spec.file, spec.rules, spec),
+        *checks.rule_problems(spec.file, spec.rules),
+    ):
+        parts.report(path, message)
+    if not whole:
+        return
+    spec.given = parts.given(spec.inputs, spec.file.model.context)
+    _describe(parts, spec, context)
+    if spec.description is not None:
+        outputs = {tensor.name: tensor for tensor in spec.description.outputs}
+        for path, message in (
+            *checks.model_problems(spec, spec.description.inputs),
+            *checks.encode_problems(spec, outputs),
+        ):
+            parts.report(path, message)
+
+
+def _describe(parts: Parts, spec: PipelineSpec, context: Context) -> None:
+    """Ask the backend what the model is, where it can say so without loading it."""
+    component = spec.model.component
+    if component.describe is None:
+        return
+    try:
+        spec.description = component.resolve("describe")(spec.model.options, spec.given, context)
+    except OptionError as error:
+        parts.findings += from_option_error(error, ("model",), parts.tree)
+    except ModelError as error:
+        parts.report(("model",), str(error))
+
+
+def _types(data: Mapping[str, Any]) -> list[str]:
+    """Every name that might be a component's, to know which plugins to load."""
+    sections = [data.get(name) for name, _, _ in _SECTIONS] + _list(data.get("reset"))
+    types = [section.get("type") for section in sections if isinstance(section, dict)]
+    event = data.get("event")
+    inputs = event.get("inputs") if isinstance(event, dict) else None
+    for items in inputs.values() if isinstance(inputs, dict) else ():
+        for item in _list(items):
+            types += _feature_names(item)
+    return [name for name in types if isinstance(name, str)]
+
+
+def _feature_names(item: Any) -> Iterable[str]:
+    if not isinstance(item, dict):
+        return
+    yield from item
+    for step in _list(item.get("then")):
+        yield from [step] if isinstance(step, str) else step if isinstance(step, dict) else []
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+__all__ = ["Chosen", "Tree", "load_pipeline"]

@@ -1,0 +1,175 @@
+"""The fixed part of a pipeline file: its sections, in the order in which an event passes them.
+
+What a section holds beside `type` belongs to the component that is named there.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Path = Annotated[str, StringConstraints(min_length=1)]
+
+NOT_YET = ("order", "checkpoint", "shards", "workers", "trust")
+"""Sections of later versions: refused, so that nobody believes they work."""
+
+
+class Section(BaseModel):
+    """Unknown options are mistakes, and a number is not a text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+
+
+class Typed(BaseModel):
+    """A section whose `type` names a component; the rest are that component's options."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    type: str = Field(description="the name of an installed component")
+
+
+class Time(Section):
+    """Where an event's time is. The rules reckon in whole units of `resolution`."""
+
+    field: Path = Field(description="path of the field")
+    unit: Literal["s", "ms", "us", "ns", "rfc3339"] = Field(description="what the field counts, since 1970")
+    resolution: Literal["s", "ms", "us", "ns"] | None = Field(
+        None, description="the finest step that is told apart; the unit if left out, us for rfc3339"
+    )
+
+    TICKS: ClassVar[dict[str, int]] = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+    @property
+    def ticks_per_s(self) -> int:
+        """Units of the rules' time in a second."""
+        return self.TICKS[self.resolution or ("us" if self.unit == "rfc3339" else self.unit)]
+
+
+class Event(Section):
+    """What an event is: whose, when, and the model's inputs."""
+
+    key: Path | list[Path] | None = Field(
+        None, description="field or fields that say whose state it is; left out: one state for the stream"
+    )
+    time: Time | None = Field(None, description="the event's own time; rules with a time need it")
+    inputs: dict[str, list[dict[str, Any]]] = Field(
+        min_length=1, description="model inputs by name, each a list of features, in order"
+    )
+
+
+class Output(Section):
+    """A model output as it is."""
+
+    type: Literal["output"]
+    output: str = Field(description="name of the model output")
+
+
+class Argmax(Section):
+    """The index of the largest number of an output, or its label."""
+
+    type: Literal["argmax"]
+    output: str = Field(description="name of the model output")
+    labels: str | list[str] | None = Field(None, description="one per number; a text gives its characters")
+
+
+class TopK(Section):
+    """The k largest numbers of an output, largest first, as indices or labels; equal ones by lower index."""
+
+    type: Literal["top_k"]
+    output: str = Field(description="name of the model output")
+    k: int = Field(ge=1, description="how many")
+    labels: str | list[str] | None = Field(None, description="one per number; a text gives its characters")
+    scores: bool = Field(False, description="give {label, score} objects instead of labels")
+
+
+class Threshold(Section):
+    """True where an output is above a bound."""
+
+    type: Literal["threshold"]
+    output: str = Field(description="name of the model output")
+    above: float = Field(allow_inf_nan=False, description="the bound, not itself above")
+
+
+class Meta(Section):
+    """What the engine knows: the count of events since the reset, why it was reset, key, time, position."""
+
+    type: Literal["meta"]
+    name: Literal["steps", "cause", "key", "time", "position"] = Field(description="which of them")
+
+
+EncodedField = Annotated[Output | Argmax | TopK | Threshold | Meta, Field(discriminator="type")]
+
+
+class Encode(Typed):
+    """What an output record carries; the codec's own options stand beside."""
+
+    include: list[Path] = Field(default_factory=list, description="fields of the event to pass on")
+    fields: dict[str, EncodedField] | None = Field(
+        None, description="fields to make; left out: every model output under its own name"
+    )
+
+
+class Model(Typed):
+    """What is stepped; the backend's own options stand beside."""
+
+    context: dict[str, int] = Field(
+        default_factory=dict, description="by model input, how many of a key's last values to put in front"
+    )
+
+
+class Limits(Section):
+    """Ceilings. Every one has a name and a default."""
+
+    max_keys: int = Field(1_000_000, ge=1, description="keys held at once; the oldest makes room")
+    idle_s: float | None = Field(None, gt=0, description="a key unheard for longer starts anew")
+    max_ahead_s: float | None = Field(None, gt=0, description="how far an event may run ahead of the rest")
+    max_state_norm: float | None = Field(None, gt=0, description="the guard on each state tensor's norm")
+    remember_evicted: int = Field(1_000_000, ge=0, description="evicted keys that are told from new ones")
+    max_key_bytes: int = Field(256, ge=1, description="longest key")
+    max_value_bytes: int = Field(1024, ge=1, description="longest value that a rule keeps")
+    max_line_bytes: int = Field(1_048_576, ge=16, description="longest record")
+    max_batch_events: int = Field(512, ge=1, le=65_536, description="most events served at once")
+
+
+class DeadLetter(Section):
+    """Where refused events go; without it, their reasons go to the log."""
+
+    path: Path = Field(description="a file of JSON lines: position, reason and raw bytes")
+
+
+class Test(Section):
+    """Events in, outputs out, on a clock of its own."""
+
+    name: str = Field(description="what holds")
+    input: list[dict[str, Any]] = Field(
+        min_length=1, description="events, or {$mark: source_end}, or {$raw: text} for a line as it is"
+    )
+    output: list[dict[str, Any]] | None = Field(
+        None, description="what each output must contain; dotted names reach inside"
+    )
+    rejected: list[dict[str, Any]] | None = Field(
+        None, description="refused events: {event: number from 1, reason: part of the reason}"
+    )
+    tolerance: float = Field(1e-6, ge=0, description="for numbers, absolute and relative")
+    start: float = Field(0, description="time of the first event that has none, in the unit of event.time")
+    every: float = Field(1, ge=0, description="time between events that have none, in the same unit")
+
+
+class PipelineFile(Section):
+    """A pipeline, from source to sink."""
+
+    name: str | None = Field(None, description="shown in logs; the file's name if left out")
+    plugins: list[str] = Field(default_factory=list, description="plugins to load beside those named by type")
+    source: Typed = Field(description="where records come from")
+    decode: Typed = Field(description="how they are read")
+    event: Event = Field(description="whose event it is, when it was, and the model's inputs")
+    reset: list[Typed] = Field(default_factory=list, description="when a key forgets")
+    model: Model = Field(description="what is stepped")
+    encode: Encode = Field(description="what an output record carries")
+    sink: Typed = Field(description="where outputs go")
+    dead_letter: DeadLetter | None = Field(None, description="where refused events go")
+    limits: Limits = Field(default=Limits.model_construct(), description="ceilings")
+    numerics: Literal["batch_invariant", "approximate"] | None = Field(
+        None, description="batch_invariant refuses a model whose answers depend on the batch"
+    )
+    tests: list[Test] = Field(default_factory=list, description="examples that must hold")

@@ -1,0 +1,232 @@
+"""The event stage: from decoded columns to keys, times and model inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from streamrnn.events import Batch, Block, Columns
+from streamrnn.features.encoders import numbers, shown
+
+if TYPE_CHECKING:
+    from streamrnn.backend import TensorSpec
+    from streamrnn.events import Array, Column, IntArray
+    from streamrnn.rules import Feature
+
+_TIME_LIMIT = 2**62
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one item of an input is made: fields, what stands for a missing one, encoder, what follows it.
+
+    `encoder` None means numbers as they are; `place` is the item's columns in the input. Without `fields`
+    the columns are left for the core to fill in.
+    """
+
+    fields: tuple[str, ...]
+    place: slice
+    missing: Any = None
+    has_missing: bool = False
+    encoder: Feature | None = None
+    takes_numbers: bool = False
+    then: tuple[Feature, ...] = ()
+
+    def encode(self, columns: Columns, refused: dict[int, str]) -> Array:
+        """[n, width] of this item."""
+        given = [self._filled(columns.fields[path], path, refused) for path in self.fields]
+        own: dict[int, str] = {}
+        if self.encoder is None or self.takes_numbers:
+            parts = [numbers(c, path, refused) for c, path in zip(given, self.fields, strict=True)]
+            values = np.stack(parts, axis=1)
+            if self.encoder is not None:
+                values = self.encoder.encode(values, own)
+        else:
+            values = self.encoder.encode(given[0], own)
+        for step in self.then:
+            values = step.encode(values, own)
+        for i, reason in own.items():
+            refused.setdefault(i, f"{self.fields[0]}: {reason}")
+        return values
+
+    def _filled(self, column: Column, path: str, refused: dict[int, str]) -> Column:
+        if isinstance(column, np.ndarray) or None not in column:
+            return column
+        if self.has_missing:
+            return [self.missing if value is None else value for value in column]
+        # A null may be a value of its own that the encoder knows; it says so itself if not.
+        if self.encoder is None or self.takes_numbers:
+            for i, value in enumerate(column):
+                if value is None:
+                    refused.setdefault(i, f"{path}: missing; `missing:` can give a value for it")
+            return [0.0 if value is None else value for value in column]
+        return column
+
+
+@dataclass(frozen=True)
+class TimeReading:
+    """How an event's time is made: whole ticks, `per_unit` of them in what the field counts."""
+
+    field: str
+    rfc3339: bool
+    per_unit: int
+
+    def encode(self, column: Column, refused: dict[int, str]) -> IntArray:
+        """int64 [n] in ticks."""
+        if not self.rfc3339 and set(map(type, column)) == {int}:
+            try:
+                ticks = np.array(column, np.int64)
+            except OverflowError:
+                ticks = None
+            if ticks is not None and np.abs(ticks).max() < _TIME_LIMIT // self.per_unit:
+                return ticks * self.per_unit
+        read = self._stamp if self.rfc3339 else self._count
+        out = np.zeros(len(column), np.int64)
+        for i, value in enumerate(column):
+            try:
+                out[i] = read(value)
+            except ValueError as error:
+                refused.setdefault(i, f"{self.field}: {error}")
+        return out
+
+    def _count(self, value: Any) -> int:
+        if type(value) is float and not (value * self.per_unit).is_integer():
+            if self.per_unit == 1:
+                raise ValueError(f"expected a whole number, found {value}; time.resolution can be finer")
+            value = round(value * self.per_unit)
+        elif type(value) in (int, float):
+            value = int(value * self.per_unit)
+        else:
+            raise ValueError(f"expected a time, found {shown(value)}")
+        if abs(value) >= _TIME_LIMIT:
+            raise ValueError("expected a time within 2^62 ticks of 1970, found one beyond")
+        return int(value)
+
+    def _stamp(self, value: Any) -> int:
+        text = value if isinstance(value, str) else shown(value)
+        try:
+            moment = datetime.fromisoformat(text) if isinstance(value, str) else None
+        except ValueError:
+            moment = None
+        if moment is None or moment.tzinfo is None:
+            raise ValueError(f"expected a time such as 2026-01-31T12:00:00Z, found {text}")
+        since = moment - _EPOCH
+        micros = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+        return micros * self.per_unit // 1_000_000
+
+
+@dataclass
+class EventStage:
+    """`read` makes a batch of decoded columns. What it refuses is told by record, and left out."""
+
+    key_fields: tuple[str, ...]
+    time: TimeReading | None
+    inputs: dict[str, list[Reading]]
+    specs: dict[str, TensorSpec]
+    rule_fields: tuple[str, ...]
+    max_key_bytes: int
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Every path the stage looks at."""
+        read = [path for items in self.inputs.values() for item in items for path in item.fields]
+        time = [self.time.field] if self.time else []
+        return tuple(dict.fromkeys([*self.key_fields, *time, *read, *self.rule_fields]))
+
+    def read(self, columns: Columns, block: Block) -> tuple[Batch, IntArray, dict[int, str]]:
+        """A batch, int64 [m] which record each of its events is, and the refused records with the reason."""
+        refused = dict(columns.refused)
+        if refused and columns.n:
+            alive = np.delete(np.arange(columns.n), sorted(refused))
+            columns = select(columns, alive)
+        else:
+            alive = np.arange(columns.n)
+        here: dict[int, str] = {}
+        batch = self._batch(columns, block, here)
+        batch.positions = block.positions[alive]
+        if here:
+            keep = np.delete(np.arange(len(alive)), sorted(here))
+            refused |= {int(alive[i]): reason for i, reason in here.items()}
+            return _keep(batch, keep), alive[keep], refused
+        return batch, alive, refused
+
+    def _batch(self, columns: Columns, block: Block, refused: dict[int, str]) -> Batch:
+        keys = self._keys(columns, refused)
+        time = self.time.encode(columns.fields[self.time.field], refused) if self.time and columns.n else None
+        if self.time and time is None:
+            time = np.zeros(0, np.int64)
+        inputs = {name: self._input(name, items, columns, refused) for name, items in self.inputs.items()}
+        fields = {path: columns.fields[path] for path in self.rule_fields}
+        return Batch(keys, inputs, time, fields, source=block.origin.source)
+
+    def _keys(self, columns: Columns, refused: dict[int, str]) -> Sequence[str]:
+        if not self.key_fields:
+            return [""] * columns.n
+        parts = [
+            key_texts(columns.fields[path], path, self.max_key_bytes, refused) for path in self.key_fields
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return [msgspec.json.encode(key).decode() for key in zip(*parts, strict=True)]
+
+    def _input(self, name: str, items: list[Reading], columns: Columns, refused: dict[int, str]) -> Array:
+        spec = self.specs[name]
+        values = np.zeros((columns.n, items[-1].place.stop), spec.dtype)
+        for item in items:
+            if item.fields:
+                wide = item.encode(columns, refused)
+                with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+                    values[:, item.place] = wide
+                if values.dtype.kind == "f":
+                    for i in np.flatnonzero(~np.isfinite(values[:, item.place]).all(axis=1)).tolist():
+                        refused.setdefault(i, f"{item.fields[0]}: beyond the range of {spec.dtype}")
+        return values.reshape(columns.n, *spec.shape)
+
+
+def key_texts(column: Column, path: str, max_bytes: int, refused: dict[int, str]) -> Sequence[str]:
+    """Keys as text: texts as they are, integers in decimal; anything else and long ones are refused."""
+    if set(map(type, column)) == {str} and 4 * max(map(len, column)) <= max_bytes:
+        return column if isinstance(column, list) else list(column)
+    texts = []
+    for i, value in enumerate(column.tolist() if isinstance(column, np.ndarray) else column):
+        text = value if type(value) is str else str(value) if type(value) is int else ""
+        if type(value) not in (str, int):
+            refused.setdefault(i, f"{path}: expected a key, a text or an integer, found {shown(value)}")
+        elif len(text.encode()) > max_bytes:
+            refused.setdefault(i, f"{path}: a key of more than limits.max_key_bytes = {max_bytes}")
+        texts.append(text)
+    return texts
+
+
+def picker(index: IntArray) -> Callable[[Column], Column]:
+    """A function that takes some rows of a column."""
+    at = index.tolist()
+
+    def pick(column: Column) -> Column:
+        return column[index] if isinstance(column, np.ndarray) else [column[i] for i in at]
+
+    return pick
+
+
+def select(columns: Columns, index: IntArray) -> Columns:
+    """Some records of decoded columns."""
+    pick = picker(index)
+    return Columns(len(index), {path: pick(column) for path, column in columns.fields.items()})
+
+
+def _keep(batch: Batch, index: IntArray) -> Batch:
+    pick = picker(index)
+    return Batch(
+        [batch.keys[i] for i in index.tolist()],
+        {name: array[index] for name, array in batch.inputs.items()},
+        None if batch.time is None else batch.time[index],
+        {path: pick(column) for path, column in batch.fields.items()},
+        None if batch.positions is None else batch.positions[index],
+        batch.source,
+    )

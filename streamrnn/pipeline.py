@@ -1,0 +1,142 @@
+"""One pipeline, and the way of an event through it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from streamrnn.encode import Answered, EncodeStage
+from streamrnn.event import EventStage
+from streamrnn.events import Block, Mark, OutBlock, Rejected, Report
+from streamrnn.hookspecs import PipelineInfo
+from streamrnn.ports import EndOfStream
+
+if TYPE_CHECKING:
+    import pluggy
+
+    from streamrnn.backend import Backend
+    from streamrnn.core import Core
+    from streamrnn.core.probe import Verdict
+    from streamrnn.events import Column, Columns, IntArray
+    from streamrnn.ports import Sink, Source
+    from streamrnn.rejects import Rejects
+
+
+@dataclass
+class Parts:
+    """What a pipeline is made of, in the order of the line."""
+
+    name: str
+    source: Source
+    decode: Callable[[Block], Columns]
+    event: EventStage
+    backend: Backend
+    core: Core
+    encode: EncodeStage
+    format: Callable[[Mapping[str, Column], int], tuple[bytes, IntArray]]
+    sink: Sink
+    rejects: Rejects
+    verdict: Verdict
+    max_batch_events: int
+
+
+class Pipeline:
+    """`open`, then `run_once` until it answers None, then `close`; no signals, no printing inside."""
+
+    def __init__(self, parts: Parts, hooks: pluggy.PluginManager, on_broken: Callable[[str], None]) -> None:
+        self.parts, self._hooks, self._on_broken = parts, hooks, on_broken
+        self.info = PipelineInfo(parts.name, type(parts.backend).__name__, parts.verdict.numerics)
+        self.commands: deque[Mark] = deque()
+        """Marks to handle before the next read; may be appended to from another thread."""
+        self._closed = False
+
+    def open(self) -> None:
+        """Everything was opened when it was built; tell the observers."""
+        self._observe("streamrnn_pipeline_started")
+
+    def run_once(self, wait_ms: int = 100) -> Report | None:
+        """Read what has arrived and serve it; None once the source has ended."""
+        parts = self.parts
+        while self.commands:
+            parts.core.mark(self.commands.popleft())
+        try:
+            block = parts.source.read(parts.max_batch_events, wait_ms)
+        except EndOfStream:
+            return None
+        if isinstance(block, Mark):
+            parts.core.mark(block)
+            return Report(live_keys=len(parts.core))
+        return self._serve(block) if block else Report(live_keys=len(parts.core))
+
+    def _serve(self, block: Block) -> Report:
+        """The way of an event: decode, event, core, encode, write."""
+        parts = self.parts
+        decoded = parts.decode(block)
+        batch, records, refused = parts.event.read(decoded, block)
+        outputs = parts.core.process(batch)
+        refused |= {int(records[i]): reason for i, reason in outputs.refused.items()}
+        if len(outputs):
+            columns = parts.encode.columns(Answered(outputs, batch, parts.core.cause_names), decoded, records)
+            buffer, ends = parts.format(columns, len(outputs))
+            positions = block.positions[records[outputs.accepted]]
+            keys = [batch.keys[i] for i in outputs.accepted.tolist()]
+            parts.sink.write(OutBlock(buffer, ends, keys, positions, block.origin))
+        rejected = tuple(_rejected(block, i, refused[i]) for i in sorted(refused))
+        report = Report(len(block), len(outputs), len(parts.core), rejected)
+        self._report(block, report)
+        return report
+
+    def _report(self, block: Block, report: Report) -> None:
+        if report.rejected:
+            self.parts.rejects.write(report.rejected)
+            self._observe("streamrnn_events_rejected", origin=block.origin, rejected=report.rejected)
+        self._observe("streamrnn_batch_done", report=report)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Flush and give everything back; twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if error is None:
+                self.parts.sink.flush()
+        finally:
+            for part in (self.parts.source, self.parts.sink, self.parts.rejects, self.parts.backend):
+                part.close()
+            self._observe("streamrnn_pipeline_stopped", error=error)
+
+    def _observe(self, hook: str, **told: object) -> None:
+        """Tell every observer; one that raises is told nothing from then on."""
+        caller = getattr(self._hooks.hook, hook)
+        for implementation in list(caller.get_hookimpls()):
+            wanted = {"pipeline": self.info, **told}
+            try:
+                implementation.function(*(wanted[name] for name in implementation.argnames))
+            except Exception as error:
+                self._hooks.unregister(implementation.plugin)
+                text = f"observer '{implementation.plugin_name}' raised {type(error).__name__}: {error}"
+                self._on_broken(f"{text}; it is disabled")
+
+
+def _rejected(block: Block, i: int, reason: str) -> Rejected:
+    position, number = int(block.positions[i]), int(block.numbers[i])
+    return Rejected(block.origin, position, number, reason, block.record(i))
+
+
+def run(pipeline: Pipeline, stopping: Callable[[], bool], told: Callable[[Report], None]) -> None:
+    """Host a pipeline until its source ends or `stopping` says so; what was read is served and flushed."""
+    error: BaseException | None = None
+    try:
+        pipeline.open()
+        while not stopping():
+            report = pipeline.run_once()
+            if report is None:
+                return
+            told(report)
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        pipeline.close(error)
