@@ -55,6 +55,10 @@ class FileSystem:
         """A file to write bytes to, unbuffered, made if absent."""
         return open(path, "ab" if append else "wb", buffering=0)
 
+    def make_parents(self, path: Path) -> None:
+        """Make the folder that a file is to lie in, and those above it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+
     def read_bytes(self, path: Path) -> bytes:
         """All of a file."""
         return path.read_bytes()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamrnn.event import picker
+from streamrnn.events import picker
 
 if TYPE_CHECKING:
     from streamrnn.events import Array, Batch, Column, Columns, IntArray, Outputs

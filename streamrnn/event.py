@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from streamrnn.events import Batch, Block, Columns
+from streamrnn.events import Batch, Block, Columns, picker
 from streamrnn.features.encoders import numbers, shown
 
 if TYPE_CHECKING:
@@ -202,16 +202,6 @@ def key_texts(column: Column, path: str, max_bytes: int, refused: dict[int, str]
             refused.setdefault(i, f"{path}: a key of more than limits.max_key_bytes = {max_bytes}")
         texts.append(text)
     return texts
-
-
-def picker(index: IntArray) -> Callable[[Column], Column]:
-    """A function that takes some rows of a column."""
-    at = index.tolist()
-
-    def pick(column: Column) -> Column:
-        return column[index] if isinstance(column, np.ndarray) else [column[i] for i in at]
-
-    return pick
 
 
 def select(columns: Columns, index: IntArray) -> Columns:

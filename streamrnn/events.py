@@ -7,7 +7,7 @@ and the encoder makes an `OutBlock` of it. All columns of one of them have the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     BoolArray = NDArray[np.bool_]
     Array = NDArray[Any]
     Column = NDArray[Any] | Sequence[Any]
+
+
+def picker(index: IntArray) -> Callable[[Column], Column]:
+    """A function that takes some rows of a column, be it an array or a list."""
+    at = index.tolist()
+
+    def pick(column: Column) -> Column:
+        return column[index] if hasattr(column, "dtype") else [column[i] for i in at]  # type: ignore[call-overload]
+
+    return pick
 
 
 @dataclass(frozen=True, slots=True)

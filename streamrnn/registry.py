@@ -6,14 +6,15 @@ for them: a broken one is reported and stops nobody else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib import metadata
 from typing import Any
 
 import pluggy
 
 from streamrnn import builtins, hookspecs
-from streamrnn.config.problems import suggest
+from streamrnn.builtins.features import FeatureOptions
+from streamrnn.config.problems import quoted, suggest
 from streamrnn.errors import PluginError
 from streamrnn.hookspecs import KINDS, Component, Kind
 
@@ -35,10 +36,15 @@ class Registry:
         self._loaded: set[str] = set()
         self.add(builtins, CORE)
 
-    def add(self, plugin: Any, package: str) -> None:
-        """Register a module or object with hooks. Raises `PluginError` and then leaves no trace of it."""
-        self.hooks.register(plugin, name=package)
+    def add(self, plugin: Any, package: str, name: str | None = None) -> None:
+        """Register a module or object with hooks, under `name` (the package's, if left out).
+
+        Raises `PluginError` and then leaves no trace of it.
+        """
+        if self.hooks.is_registered(plugin):
+            return
         try:
+            self.hooks.register(plugin, name=name or package)
             self._check_hooks(plugin, package)
             found = [
                 component
@@ -49,22 +55,23 @@ class Registry:
                 for component in answer
             ]
             self._check_components(found, package)
-        except PluginError:
-            self.hooks.unregister(plugin)
-            raise
         except Exception as error:
-            self.hooks.unregister(plugin)
+            if self.hooks.is_registered(plugin):
+                self.hooks.unregister(plugin)
+            if isinstance(error, PluginError):
+                raise
             raise PluginError(f"plugin '{package}' failed: {type(error).__name__}: {error}") from error
         self._components |= {(c.kind, c.name): (c, package) for c in found}
 
-    def load_for(self, types: Iterable[str], plugins: Iterable[str] = ()) -> None:
+    def load_for(self, types: Iterable[str], plugins: Collection[str] = ()) -> None:
         """Load the plugins that provide these types (an entry point has its type's name, or a prefix of it).
 
         `plugins` are loaded by their own names; one that fails is kept in `failures`.
         """
         known = {name for _, name in self._components}
         wanted = set(types) - known
-        for point in self._points():
+        # Looking for plugins reads the metadata of every installed package, which takes its time.
+        for point in self._points() if wanted or plugins else ():
             serves = any(name == point.name or name.startswith(point.name + "_") for name in wanted)
             if serves or point.name in plugins:
                 self._load(point)
@@ -93,10 +100,11 @@ class Registry:
 
     def missing(self, kind: Kind, name: str) -> str:
         """Why there is no such component, and what to do."""
-        text = f"no {kind} '{name}'; installed: {', '.join(self.names(kind))}"
+        absent = f"no {'reset rule' if kind == 'reset' else kind} {quoted(name)}"
         for plugin, reason in self.failures.items():
             if name == plugin or name.startswith(plugin + "_"):
-                return f"the plugin '{plugin}' that should provide it failed: {reason}"
+                return f"{absent}: {reason}"
+        text = f"{absent}; installed: {', '.join(self.names(kind))}"
         package = next((p for prefix, p in _OURS.items() if name.split("_")[0] == prefix), None)
         if package:
             return f"{text}; pip install {package} adds it"
@@ -112,12 +120,13 @@ class Registry:
             return
         package = point.dist.name if point.dist else point.name
         try:
-            self.add(point.load(), package)
+            self.add(point.load(), package, point.name)
             self._loaded.add(point.name)
         except PluginError as error:
             self.failures[point.name] = str(error)
         except Exception as error:
-            self.failures[point.name] = f"{type(error).__name__}: {error}"
+            text = f"plugin '{point.name}' cannot be loaded: {type(error).__name__}: {error}"
+            self.failures[point.name] = text
 
     def _check_hooks(self, plugin: Any, package: str) -> None:
         specs = [name for name in vars(hookspecs) if name.startswith("streamrnn_")]
@@ -131,6 +140,11 @@ class Registry:
         for component in found:
             if component.kind not in KINDS:
                 raise PluginError(f"plugin '{package}': '{component.kind}' is no kind of component")
+            if component.kind == "feature" and not issubclass(component.config, FeatureOptions):
+                raise PluginError(
+                    f"plugin '{package}': the options of feature '{component.name}' must be a subclass of "
+                    "streamrnn.builtins.features.FeatureOptions"
+                )
             key = (component.kind, component.name)
             if key in seen:
                 raise PluginError(

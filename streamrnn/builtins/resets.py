@@ -8,11 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from streamrnn.hookspecs import Component
 
+LONGEST_S = 4e9
+"""Longest time an option may give, so that in nanoseconds, too, it stays within 2^62."""
+
 
 class RuleOptions(BaseModel):
     """What every rule can be told."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True)
     needs_time: ClassVar[bool] = False
 
     name: str | None = Field(None, description="shown as the cause; the type if left out")
@@ -23,14 +26,14 @@ class Gap(RuleOptions):
     """Reset where more than gap_s passed since the key's last event."""
 
     needs_time: ClassVar[bool] = True
-    gap_s: float = Field(gt=0, allow_inf_nan=False, description="seconds of event time")
+    gap_s: float = Field(gt=0, le=LONGEST_S, description="seconds of event time")
 
 
 class Age(RuleOptions):
     """Reset where more than age_s passed since the key's last reset."""
 
     needs_time: ClassVar[bool] = True
-    age_s: float = Field(gt=0, allow_inf_nan=False, description="seconds of event time")
+    age_s: float = Field(gt=0, le=LONGEST_S, description="seconds of event time")
 
 
 class Every(RuleOptions):

@@ -62,7 +62,7 @@ def model_problems(spec: PipelineSpec, inputs: Sequence[TensorSpec]) -> Iterator
     wanted = {tensor.name: tensor for tensor in inputs}
     for name in spec.given.keys() - wanted.keys():
         hint = suggest(name, wanted)
-        yield ("event", "inputs", name), f"the model has no input '{name}'{hint} It has: {', '.join(wanted)}"
+        yield ("event", "inputs", name), f"the model has no input '{name}'{hint or ';'} it has: {', '.join(wanted)}"
     for name, tensor in wanted.items():
         if name not in spec.given:
             yield ("event", "inputs"), f"missing; the model's input '{name}' wants {tensor.width} numbers"
@@ -92,7 +92,7 @@ def encode_problems(spec: PipelineSpec, outputs: Mapping[str, TensorSpec]) -> It
                 yield (*path, "name"), "needs event.time, which this pipeline does not have"
         elif made.output not in outputs:
             hint = suggest(made.output, outputs)
-            text = f"the model has no output '{made.output}'{hint} It has: {', '.join(outputs)}"
+            text = f"the model has no output '{made.output}'{hint or ';'} it has: {', '.join(outputs)}"
             yield (*path, "output"), text
         else:
             yield from _field_problems(path, made, outputs[made.output].width)

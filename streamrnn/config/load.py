@@ -40,16 +40,16 @@ def load_pipeline(
     parts = Parts(tree, registry)
     parts.findings += substitute(tree, env)
     data = tree.data
-    registry.load_for(_types(data), [name for name in data.get("plugins") or [] if isinstance(name, str)])
+    registry.load_for(_types(data), [name for name in _list(data.get("plugins")) if isinstance(name, str)])
     _refuse_later_sections(parts, data)
     fixed = _fixed(parts, data)
     chosen = {name: parts.choose(kind, (name,), data.get(name), common) for name, kind, common in _SECTIONS}  # type: ignore[arg-type]
     rules = [parts.choose("reset", ("reset", i), item) for i, item in enumerate(_list(data.get("reset")))]
     event = data.get("event")
     inputs = parts.inputs(event.get("inputs") if isinstance(event, dict) else None)
-    for name in _list(data.get("plugins")):
-        if name in registry.failures:
-            parts.report(("plugins",), f"plugin '{name}': {registry.failures[name]}")
+    for i, name in enumerate(_list(data.get("plugins"))):
+        if isinstance(name, str) and name in registry.failures:
+            parts.report(("plugins", i), registry.failures[name])
     complete = fixed is not None and all(chosen.values())
     if fixed is None or not complete:
         raise ConfigError(parts.findings)

@@ -9,6 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from streamrnn.builtins.resets import LONGEST_S
+
 Path = Annotated[str, StringConstraints(min_length=1)]
 
 NOT_YET = ("order", "checkpoint", "shards", "workers", "trust")
@@ -18,21 +20,21 @@ NOT_YET = ("order", "checkpoint", "shards", "workers", "trust")
 class Section(BaseModel):
     """Unknown options are mistakes, and a number is not a text."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True)
 
 
 class Typed(BaseModel):
     """A section whose `type` names a component; the rest are that component's options."""
 
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
-    type: str = Field(description="the name of an installed component")
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, defer_build=True)
+    type: str = Field(description="the name of a component; `streamrnn list` shows those installed")
 
 
 class Time(Section):
     """Where an event's time is. The rules reckon in whole units of `resolution`."""
 
     field: Path = Field(description="path of the field")
-    unit: Literal["s", "ms", "us", "ns", "rfc3339"] = Field(description="what the field counts, since 1970")
+    unit: Literal["s", "ms", "us", "ns", "rfc3339"] = Field(description="what the field counts since 1970 (s, ms, us, ns), or rfc3339 for a text")
     resolution: Literal["s", "ms", "us", "ns"] | None = Field(
         None, description="the finest step that is told apart; the unit if left out, us for rfc3339"
     )
@@ -77,7 +79,7 @@ class TopK(Section):
 
     type: Literal["top_k"]
     output: str = Field(description="name of the model output")
-    k: int = Field(ge=1, description="how many")
+    k: int = Field(ge=1, description="the number of entries to give")
     labels: str | list[str] | None = Field(None, description="one per number; a text gives its characters")
     scores: bool = Field(False, description="give {label, score} objects instead of labels")
 
@@ -87,7 +89,7 @@ class Threshold(Section):
 
     type: Literal["threshold"]
     output: str = Field(description="name of the model output")
-    above: float = Field(allow_inf_nan=False, description="the bound, not itself above")
+    above: float = Field(allow_inf_nan=False, description="the bound; equal to it is not above it")
 
 
 class Meta(Section):
@@ -121,8 +123,10 @@ class Limits(Section):
     """Ceilings. Every one has a name and a default."""
 
     max_keys: int = Field(1_000_000, ge=1, description="keys held at once; the oldest makes room")
-    idle_s: float | None = Field(None, gt=0, description="a key unheard for longer starts anew")
-    max_ahead_s: float | None = Field(None, gt=0, description="how far an event may run ahead of the rest")
+    idle_s: float | None = Field(None, gt=0, le=LONGEST_S, description="a key unheard for longer starts anew")
+    max_ahead_s: float | None = Field(
+        None, gt=0, le=LONGEST_S, description="how far an event may run ahead of the rest"
+    )
     max_state_norm: float | None = Field(None, gt=0, description="the guard on each state tensor's norm")
     remember_evicted: int = Field(1_000_000, ge=0, description="evicted keys that are told from new ones")
     max_key_bytes: int = Field(256, ge=1, description="longest key")
@@ -140,7 +144,7 @@ class DeadLetter(Section):
 class Test(Section):
     """Events in, outputs out, on a clock of its own."""
 
-    name: str = Field(description="what holds")
+    name: str = Field(description="what this example shows, in a few words")
     input: list[dict[str, Any]] = Field(
         min_length=1, description="events, or {$mark: source_end}, or {$raw: text} for a line as it is"
     )
@@ -160,13 +164,13 @@ class PipelineFile(Section):
 
     name: str | None = Field(None, description="shown in logs; the file's name if left out")
     plugins: list[str] = Field(default_factory=list, description="plugins to load beside those named by type")
-    source: Typed = Field(description="where records come from")
-    decode: Typed = Field(description="how they are read")
+    source: Typed = Field(description="where records come from, such as {type: stdin}")
+    decode: Typed = Field(description="how records are read, such as {type: jsonl}")
     event: Event = Field(description="whose event it is, when it was, and the model's inputs")
     reset: list[Typed] = Field(default_factory=list, description="when a key forgets")
-    model: Model = Field(description="what is stepped")
-    encode: Encode = Field(description="what an output record carries")
-    sink: Typed = Field(description="where outputs go")
+    model: Model = Field(description="the model, such as {type: numpy, ...}")
+    encode: Encode = Field(description="what an output record carries, such as {type: jsonl}")
+    sink: Typed = Field(description="where outputs go, such as {type: stdout}")
     dead_letter: DeadLetter | None = Field(None, description="where refused events go")
     limits: Limits = Field(default=Limits.model_construct(), description="ceilings")
     numerics: Literal["batch_invariant", "approximate"] | None = Field(

@@ -20,7 +20,7 @@ from streamrnn.registry import Registry
 class ElapsedOptions(BaseModel):
     """`{elapsed: s, first: 0, then: [log1p]}`."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
     elapsed: str = Field(description="a unit of time")
     first: float = Field(0.0, allow_inf_nan=False, description="the value where there is no last event")
     across_reset: bool = Field(True, description="false: the first event after a reset counts as first")
@@ -134,7 +134,7 @@ class Parts:
         if not names:
             for key in own:
                 known = [*self.registry.names("feature"), "field", "fields", "missing", "then", "elapsed"]
-                hint = f"{suggest(key, known)} known: {', '.join(known)}"
+                hint = f"{suggest(key, known) or ';'} known: {', '.join(known)}"
                 self.report((*path, key), f"unknown feature '{key}'{hint}", at_key=True)
             return None, bool(own)
         common = ("field", "fields", "missing", "then")

@@ -56,7 +56,7 @@ def build(config: FileSinkConfig, context: Context) -> FileSink:
     """The sink, its file open and the folders above it made. Raises `SinkError` if that is impossible."""
     path = context.path(config.path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        context.fs.make_parents(path)
         file = context.fs.open_write(path, append=config.if_exists != "overwrite")
         found_bytes = file.tell() if file.seekable() else 0
     except OSError as error:

@@ -1,0 +1,1 @@
+"""Lies beside the module so that its tests find it without an installation."""
