@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy as np
 from streamrnn import encode as e
 from streamrnn.config import checks
 from streamrnn.config import model as m
-from streamrnn.config.problems import from_option_error, problem
+from streamrnn.config.problems import Path, from_option_error, problem
 from streamrnn.config.spec import REFUSE_MISSING, SECONDS, Chosen, ElapsedItem, Item, PipelineSpec
 from streamrnn.core import Core
 from streamrnn.core.probe import Verdict, probe, settle
@@ -139,10 +141,13 @@ def elapsed_features(spec: PipelineSpec, context: Context) -> list[Elapsed]:
     found = []
     for name, items in spec.inputs.items():
         column = 0
-        for item in items:
+        for i, item in enumerate(items):
             if isinstance(item, ElapsedItem):
                 scale = 1 / (SECONDS[item.unit] * spec.ticks_per_s)
-                then = _chain([_build(step, context) for step in item.then])
+                then = _chain(_features(item.then, 1, context))
+                if then is not None and not np.isfinite(then(np.array([[item.first]]))).all():
+                    text = f"expected a number that then can take, found {item.first:g}"
+                    raise OptionError((("event", "inputs", name, i, "first"), text))
                 found.append(Elapsed(name, column, scale, item.first, item.across_reset, then))
             column += item.width
     return found
@@ -181,9 +186,15 @@ def _readings(items: list[Item], context: Context) -> list[Reading]:
             readings.append(Reading((), place))
             continue
         has_missing = item.missing is not REFUSE_MISSING
-        encoder: Feature | None = _build(item.encoder, context) if item.encoder else None
         numeric = item.encoder is not None and getattr(item.encoder.options, "takes", "") == "numbers"
-        then: tuple[Feature, ...] = tuple(_build(step, context) for step in item.then)
+        width = len(item.fields)
+        if item.encoder and numeric:
+            encoder: Feature | None = _features([item.encoder], width, context)[0]
+        else:
+            encoder = _build(item.encoder, context) if item.encoder else None
+        if item.encoder:
+            width = item.encoder.options.width(width)  # type: ignore[attr-defined]
+        then = tuple(_features(item.then, width, context))
         missing = item.missing if has_missing else None
         readings.append(Reading(item.fields, place, missing, has_missing, encoder, numeric, then))
     return readings
@@ -195,13 +206,28 @@ def _time_reading(time: m.Time) -> TimeReading:
     return TimeReading(time.field, rfc3339, per_unit)
 
 
+def _features(chain: Sequence[Chosen], width: int, context: Context) -> list[Feature]:
+    """Features over `width` numbers, each tried once: only now is it known whether files they read fit."""
+    built = []
+    for chosen in chain:
+        feature: Feature = _build(chosen, context)
+        with _told_at(chosen.path):
+            feature.encode(np.zeros((1, width)), {})
+        width = chosen.options.width(width)  # type: ignore[attr-defined]
+        built.append(feature)
+    return built
+
+
 def _chain(steps: list[Feature]) -> Any:
+    """The steps as one function; what they refuse becomes nan, which the core refuses."""
     if not steps:
         return None
 
     def then(values: Any) -> Any:
+        refused: dict[int, str] = {}
         for step in steps:
-            values = step.encode(np.ascontiguousarray(values), {})
+            values = step.encode(np.ascontiguousarray(values), refused)
+        values[list(refused)] = np.nan
         return values
 
     return then
@@ -216,7 +242,13 @@ def _framing(codec: Codec, max_record_bytes: int) -> Any:
 
 def _build(chosen: Chosen, *args: Any) -> Any:
     """Build a component; what it says of its options is told with the path of its section."""
-    try:
+    with _told_at(chosen.path):
         return chosen.component.resolve("build")(chosen.options, *args)
+
+
+@contextmanager
+def _told_at(section: Path) -> Iterator[None]:
+    try:
+        yield
     except OptionError as error:
-        raise OptionError(*((chosen.path + tuple(path), text) for path, text in error.problems)) from error
+        raise OptionError(*((section + tuple(path), text) for path, text in error.problems)) from error

@@ -268,7 +268,8 @@ class Definition:
 
 def _norm(array: Array) -> float:
     flat = np.ascontiguousarray(array, np.float64).reshape(1, -1)
-    return float(np.sqrt((flat * flat).sum(axis=1))[0])
+    with np.errstate(over="ignore"):
+        return float(np.sqrt((flat * flat).sum(axis=1))[0])
 
 
 def _fires(rule: ResetRule, turn: Turn, steps: int, since: int, columns: dict[str, Array]) -> bool:

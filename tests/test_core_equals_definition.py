@@ -6,15 +6,15 @@ import random
 
 import numpy as np
 import pytest
-from toys import Toy, make_case
+from toys import Toy, formula_model, make_case, numpy_model
 
 from streamrnn.core import Core
 from streamrnn.definition import Definition
 from streamrnn.events import Mark
 
 
-def by_definition(case):
-    definition = Definition(Toy(), case.rules, case.elapsed, case.limits)
+def by_definition(case, backend=None):
+    definition = Definition(backend or Toy(), case.rules, case.elapsed, case.limits)
     answers = []
     for item in case.batches(None):
         if isinstance(item, Mark):
@@ -61,11 +61,12 @@ def held(core):
     return out
 
 
-def expected(definition, core):
+def expected(definition):
     out = {}
     for key, record in definition.keys.items():
         state = {
-            t.name: np.moveaxis(record.state[t.name], t.batch_axis, 0)[0].tobytes() for t in Toy.state.tensors
+            t.name: np.moveaxis(record.state[t.name], t.batch_axis, 0)[0].tobytes()
+            for t in definition.backend.state.tensors
         }
         out[key] = (state, record.last_time, record.steps, record.sequence)
     return out
@@ -88,8 +89,19 @@ def test_any_mix_of_rules_keys_times_rejects_and_cuts(block):
             assert rows == want, seed
             assert core.sequence == definition.sequence
             assert sorted(core.keys.row_of) == sorted(definition.keys), seed
-            assert drop_marked(core, held(core)) == drop_marked(core, expected(definition, core)), seed
+            assert drop_marked(core, held(core)) == drop_marked(core, expected(definition)), seed
             assert [n for n, _ in core.keys.gone.items()] == list(definition.gone), seed
+
+
+@pytest.mark.parametrize("model", [formula_model, numpy_model])
+@pytest.mark.parametrize("block", range(4))
+def test_the_shipped_backends_too(model, block):
+    for seed in range(90_000 + block * 50, 90_050 + block * 50):
+        case, backend = make_case(seed), model(seed)
+        definition, answers = by_definition(case, backend)
+        core, rows = by_core(case, random.Random(seed), backend)
+        assert rows == [row_of(answer) for answer in answers], seed
+        assert drop_marked(core, held(core)) == drop_marked(core, expected(definition)), seed
 
 
 @pytest.mark.parametrize("block", range(8))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
 from streamrnn.backend import Backend, FirstInput, StateSpec, StateTensor, TensorSpec
+from streamrnn.context import Context
 from streamrnn.events import Batch, Mark, Origin
 from streamrnn.limits import Elapsed, Limits
 from streamrnn.resets import rules as r
@@ -63,12 +65,47 @@ class Flicker(r.Rule):
 
     recursive = True
     fields = ("flag",)
-    columns = {"flags": "int64"}
+    columns = MappingProxyType({"flags": "int64"})
 
     def fires(self, now, previous, columns):
         flagged = np.array([value is not None for value in now.fields["flag"]], bool)
         columns["flags"][:] += flagged
         return flagged & (columns["flags"] % 3 == 0)
+
+
+GIVEN = {"x": TensorSpec("x", (2,), "float64")}
+FORMULAS = [
+    {"state": {"H": 0}, "update": {"H": "2*H + x[0]"}, "output": {"y": "-H + 5"}},
+    {"state": {"E": {"first": "x"}}, "update": {"E": "0.9*E + 0.1*x"}, "output": {"y": "dot(E, x)"}},
+    {"state": {"s": [0, 0], "n": 0}, "update": {"s": "s + x", "n": "n + 1"}, "output": {"mean": "s / n"}},
+    {"state": {"H": 0.5}, "update": {"H": "tanh(H + sum(x))"}, "output": {"y": "log(H)", "p": "prev(H)"}},
+]
+
+
+def formula_model(seed: int) -> Backend:
+    """One of a few recurrences; some of them give what is not finite."""
+    from streamrnn.backends.formula import build
+    from streamrnn.builtins.formula import FormulaConfig
+
+    return build(FormulaConfig.model_validate(FORMULAS[seed % len(FORMULAS)]), GIVEN, Context())
+
+
+def numpy_model(seed: int) -> Backend:
+    """A random cell of an odd size under a linear head, weights in the config."""
+    from streamrnn.backends.layers import build
+    from streamrnn.builtins.numpy_layers import NumpyConfig
+
+    rng = np.random.default_rng(seed)
+    cell, hidden = ("rnn", "gru", "lstm")[seed % 3], int(rng.choice([1, 3, 5, 8, 17]))
+    rows = {"rnn": 1, "gru": 3, "lstm": 4}[cell] * hidden
+    layer = {"type": cell, "hidden": hidden, "weights": {}}
+    for name, shape in (("weight_ih_l0", (rows, 2)), ("weight_hh_l0", (rows, hidden))):
+        layer["weights"][name] = rng.normal(size=shape).tolist()
+    head = {"type": "linear", "out": 3, "weights": {"weight": rng.normal(size=(3, hidden)).tolist()}}
+    config = {"layers": [layer, {**head, "activation": "softmax"}], "tile_rows": [1, 8][seed % 2]}
+    backend = build(NumpyConfig.model_validate(config), GIVEN, Context())
+    backend.inputs = (TensorSpec("x", (2,), "float32"),)
+    return backend
 
 
 @dataclass
@@ -112,26 +149,19 @@ def batch(held: list) -> Batch:
 WORDS = [None, "a", "b", 1, 1.0, "1", True, False, 0, 0.0, -0.0, [1, 2], [1.0, 2], {"k": 1}, "z" * 40, 2**70]
 
 
-def make_rules(rng: random.Random) -> list:
-    made = []
-    for i in range(rng.choice([0, 1, 1, 2, 3, 5])):
-        name, to = f"rule{i}", rng.choice(["initial", "initial", "zeros"])
-        when = rng.choice(["before", "after"])
-        made.append(
-            rng.choice(
-                [
-                    lambda: r.Gap(name, to, rng.randint(0, 12)),
-                    lambda: r.Age(name, to, rng.randint(0, 25)),
-                    lambda: r.Every(name, to, when, rng.randint(1, 5)),
-                    lambda: r.OnChange(name, to, when, rng.choice(["word", "flag"])),
-                    lambda: r.OnValue(name, to, when, "word", rng.sample(WORDS, 3), None, None),
-                    lambda: r.OnValue(name, to, when, "flag", None, 0.5, rng.choice([None, 3])),
-                    lambda: r.SourceEnd(name, to),
-                    lambda: Flicker(name, to),
-                ]
-            )()
-        )
-    return made
+def make_rule(rng: random.Random, name: str) -> r.Rule:
+    to, when = rng.choice(["initial", "initial", "zeros"]), rng.choice(["before", "after"])
+    makers = [
+        lambda: r.Gap(name, to, rng.randint(0, 12)),
+        lambda: r.Age(name, to, rng.randint(0, 25)),
+        lambda: r.Every(name, to, when, rng.randint(1, 5)),
+        lambda: r.OnChange(name, to, when, rng.choice(["word", "flag"])),
+        lambda: r.OnValue(name, to, when, "word", rng.sample(WORDS, 3), None, None),
+        lambda: r.OnValue(name, to, when, "flag", None, 0.5, rng.choice([None, 3])),
+        lambda: r.SourceEnd(name, to),
+        lambda: Flicker(name, to),
+    ]
+    return rng.choice(makers)()
 
 
 def make_case(seed: int) -> Case:
@@ -166,4 +196,5 @@ def make_case(seed: int) -> Case:
             key = keys[0] if rng.random() < 0.4 else rng.choice(keys)
             events.append((key, clock - late, (bad, rng.random()), rng.choice(WORDS), flag))
         sources.append(source)
-    return Case(make_rules(rng), elapsed, limits, events, sources)
+    rules = [make_rule(rng, f"rule{i}") for i in range(rng.choice([0, 1, 1, 2, 3, 5]))]
+    return Case(rules, elapsed, limits, events, sources)

@@ -21,7 +21,7 @@ class LeakyConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    decays: tuple[Decay, ...] = Field(
+    decays: list[Decay] = Field(
         min_length=1, description="For each mean the share of its old value that an event leaves."
     )
 

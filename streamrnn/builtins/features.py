@@ -20,7 +20,9 @@ class FeatureOptions(BaseModel):
     `dtype` that of what it makes, "float64" or "int64".
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True
+    )
     takes: ClassVar[Literal["values", "numbers"]] = "values"
     dtype: ClassVar[str] = "float64"
 
@@ -110,7 +112,9 @@ class Vector(FeatureOptions):
 class Standardization(BaseModel):
     """Means and standard deviations, one each per number, given here or in a JSON file."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True
+    )
     path: str | None = Field(
         None, alias="from", description="a JSON file with the lists `mean` and `std`, such as a scaler's"
     )

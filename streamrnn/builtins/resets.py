@@ -15,7 +15,9 @@ LONGEST_S = 4e9
 class RuleOptions(BaseModel):
     """What every rule can be told."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True
+    )
     needs_time: ClassVar[bool] = False
 
     name: str | None = Field(None, description="shown as the cause; the type if left out")

@@ -57,12 +57,24 @@ def rule_problems(file: m.PipelineFile, rules: list[Chosen]) -> Iterator[Problem
         yield rule.path, why
 
 
+def context_problems(spec: PipelineSpec) -> Iterator[Problem]:
+    """Context of inputs that the event does not make."""
+    for name in spec.file.model.context:
+        if name not in spec.inputs:
+            hint = suggest(name, spec.inputs)
+            text = f"event.inputs has no '{name}'{hint or ';'} it has: {', '.join(spec.inputs)}"
+            yield ("model", "context", name), text
+
+
 def model_problems(spec: PipelineSpec, inputs: Sequence[TensorSpec]) -> Iterator[Problem]:
     """Inputs that the model and the event do not agree on."""
     wanted = {tensor.name: tensor for tensor in inputs}
     for name in spec.given.keys() - wanted.keys():
         hint = suggest(name, wanted)
-        yield ("event", "inputs", name), f"the model has no input '{name}'{hint or ';'} it has: {', '.join(wanted)}"
+        yield (
+            ("event", "inputs", name),
+            f"the model has no input '{name}'{hint or ';'} it has: {', '.join(wanted)}",
+        )
     for name, tensor in wanted.items():
         if name not in spec.given:
             yield ("event", "inputs"), f"missing; the model's input '{name}' wants {tensor.width} numbers"

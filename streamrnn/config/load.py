@@ -12,12 +12,12 @@ from streamrnn import __version__
 from streamrnn.config import checks
 from streamrnn.config.environment import substitute
 from streamrnn.config.model import NOT_YET, PipelineFile
-from streamrnn.config.parts import Parts
+from streamrnn.config.parts import ITEM_OPTIONS, ElapsedOptions, Parts
 from streamrnn.config.problems import from_option_error, translate
 from streamrnn.config.spec import Chosen, PipelineSpec
 from streamrnn.config.yaml_tree import Tree, load
 from streamrnn.context import Context
-from streamrnn.errors import ConfigError, ModelError, OptionError
+from streamrnn.errors import ConfigError, Finding, ModelError, OptionError
 from streamrnn.registry import Registry
 
 _SECTIONS = (
@@ -38,7 +38,7 @@ def load_pipeline(
     """
     tree = load(text, file)
     parts = Parts(tree, registry)
-    parts.findings += substitute(tree, env)
+    unset = substitute(tree, env)
     data = tree.data
     registry.load_for(_types(data), [name for name in _list(data.get("plugins")) if isinstance(name, str)])
     _refuse_later_sections(parts, data)
@@ -52,14 +52,20 @@ def load_pipeline(
             parts.report(("plugins", i), registry.failures[name])
     complete = fixed is not None and all(chosen.values())
     if fixed is None or not complete:
-        raise ConfigError(parts.findings)
+        raise _error(parts, unset)
     spec = PipelineSpec(tree, fixed, fixed.name or Path(file).stem, **chosen)  # type: ignore[arg-type]
     spec.rules = [rule for rule in rules if rule is not None]
     spec.inputs = inputs
     _check(parts, spec, context, whole=len(inputs) == len(fixed.event.inputs))
-    if parts.findings:
-        raise ConfigError(parts.findings)
+    if parts.findings or unset:
+        raise _error(parts, unset)
     return spec
+
+
+def _error(parts: Parts, unset: list[Finding]) -> ConfigError:
+    """Everything that is wrong; of a value that could not be substituted, nothing but that."""
+    places = {(finding.line, finding.column) for finding in unset}
+    return ConfigError([*unset, *(f for f in parts.findings if (f.line, f.column) not in places)])
 
 
 def _fixed(parts: Parts, data: dict[str, Any]) -> PipelineFile | None:
@@ -87,6 +93,8 @@ def _check(parts: Parts, spec: PipelineSpec, context: Context, whole: bool) -> N
         parts.report(path, message)
     if not whole:
         return
+    for path, message in checks.context_problems(spec):
+        parts.report(path, message)
     spec.given = parts.given(spec.inputs, spec.file.model.context)
     _describe(parts, spec, context)
     if spec.description is not None:
@@ -126,7 +134,8 @@ def _types(data: Mapping[str, Any]) -> list[str]:
 def _feature_names(item: Any) -> Iterable[str]:
     if not isinstance(item, dict):
         return
-    yield from item
+    own = (*ITEM_OPTIONS, *(ElapsedOptions.model_fields if "elapsed" in item else ()))
+    yield from (name for name in item if name not in own)
     for step in _list(item.get("then")):
         yield from [step] if isinstance(step, str) else step if isinstance(step, dict) else []
 

@@ -20,7 +20,9 @@ NOT_YET = ("order", "checkpoint", "shards", "workers", "trust")
 class Section(BaseModel):
     """Unknown options are mistakes, and a number is not a text."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True
+    )
 
 
 class Typed(BaseModel):
@@ -34,7 +36,9 @@ class Time(Section):
     """Where an event's time is. The rules reckon in whole units of `resolution`."""
 
     field: Path = Field(description="path of the field")
-    unit: Literal["s", "ms", "us", "ns", "rfc3339"] = Field(description="what the field counts since 1970 (s, ms, us, ns), or rfc3339 for a text")
+    unit: Literal["s", "ms", "us", "ns", "rfc3339"] = Field(
+        description="what the field counts since 1970 (s, ms, us, ns), or rfc3339 for a text"
+    )
     resolution: Literal["s", "ms", "us", "ns"] | None = Field(
         None, description="the finest step that is told apart; the unit if left out, us for rfc3339"
     )
@@ -89,7 +93,7 @@ class Threshold(Section):
 
     type: Literal["threshold"]
     output: str = Field(description="name of the model output")
-    above: float = Field(allow_inf_nan=False, description="the bound; equal to it is not above it")
+    above: float = Field(allow_inf_nan=False, description="the number that must be exceeded")
 
 
 class Meta(Section):
@@ -114,7 +118,7 @@ class Encode(Typed):
 class Model(Typed):
     """What is stepped; the backend's own options stand beside."""
 
-    context: dict[str, int] = Field(
+    context: dict[str, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict, description="by model input, how many of a key's last values to put in front"
     )
 

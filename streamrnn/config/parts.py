@@ -16,6 +16,9 @@ from streamrnn.errors import Finding
 from streamrnn.hookspecs import Kind
 from streamrnn.registry import Registry
 
+ITEM_OPTIONS = ("field", "fields", "missing", "then")
+"""What an item of an input may say beside its feature."""
+
 
 class ElapsedOptions(BaseModel):
     """`{elapsed: s, first: 0, then: [log1p]}`."""
@@ -101,12 +104,16 @@ class Parts:
         if len(fields) > 1 and not numeric:
             self.report(path, "this feature takes one field, found several; write one item for each")
             return None
+        missing = item.get("missing", REFUSE_MISSING)
+        if numeric and missing is not REFUSE_MISSING and type(missing) not in (int, float):
+            self.report((*path, "missing"), f"expected a number, found {found(missing)}")
+            return None
         width = self._width([*([encoder] if encoder else []), *then], len(fields))
         if width is None:
             return None
         dtype = "float64" if encoder is None or then else _options(encoder).dtype
         high = getattr(encoder.options, "high", None) if encoder else None
-        return FeatureItem(fields, item.get("missing", REFUSE_MISSING), encoder, then, width, dtype, high)
+        return FeatureItem(fields, missing, encoder, then, width, dtype, high)
 
     def _fields(self, item: dict[str, Any], path: Path) -> tuple[str, ...] | None:
         fields = item.get("fields", item.get("field"))
@@ -114,31 +121,33 @@ class Parts:
             both = "found both" if "field" in item else "found neither"
             self.report(path, f"expected field or fields, {both}")
             return None
-        listed = fields if isinstance(fields, list) else [fields]
-        if "fields" in item and not isinstance(fields, list):
-            self.report((*path, "fields"), f"expected a list of paths, found {found(fields)}")
+        if "fields" in item and not (isinstance(fields, list) and fields):
+            shown = "an empty list" if fields == [] else found(fields)
+            self.report((*path, "fields"), f"expected a list of paths, found {shown}")
             return None
-        if not listed or not all(isinstance(name, str) and name for name in listed):
-            where = (*path, "fields" if "fields" in item else "field")
-            self.report(where, f"expected the path of a field, found {found(fields)}")
-            return None
-        return tuple(listed)
+        places: dict[Path, Any] = {(*path, "field"): fields}
+        if "fields" in item:
+            places = {(*path, "fields", i): name for i, name in enumerate(item["fields"])}
+        wrong = {where: name for where, name in places.items() if not (isinstance(name, str) and name)}
+        for where, name in wrong.items():
+            hint = "; several go into fields" if isinstance(name, list) else ""
+            self.report(where, f"expected the path of a field, found {found(name)}{hint}")
+        return None if wrong else tuple(places.values())
 
     def _encoder(self, item: dict[str, Any], path: Path) -> tuple[Chosen | None, bool]:
         """The feature that an item names by one of its keys; and whether something is wrong with it."""
-        own = [key for key in item if key not in ("field", "fields", "missing", "then")]
+        own = [key for key in item if key not in ITEM_OPTIONS]
         names = [key for key in own if self.registry.find("feature", key)]
         if len(names) > 1:
             self.report((*path, names[1]), f"one feature an item, found {' and '.join(names)}", at_key=True)
             return None, True
         if not names:
             for key in own:
-                known = [*self.registry.names("feature"), "field", "fields", "missing", "then", "elapsed"]
+                known = [*self.registry.names("feature"), *ITEM_OPTIONS, "elapsed"]
                 hint = f"{suggest(key, known) or ';'} known: {', '.join(known)}"
                 self.report((*path, key), f"unknown feature '{key}'{hint}", at_key=True)
             return None, bool(own)
-        common = ("field", "fields", "missing", "then")
-        chosen = self.choose("feature", path, item, common, names[0])
+        chosen = self.choose("feature", path, item, ITEM_OPTIONS, names[0])
         return chosen, chosen is None
 
     def _elapsed(self, item: dict[str, Any], path: Path) -> ElapsedItem | None:
@@ -171,10 +180,15 @@ class Parts:
                 self.report(here, f"expected the name of a feature, found {found(step)}")
                 return None
             name = next((key for key in data if self.registry.find("feature", key)), next(iter(data)))
-            if self.registry.find("feature", name) is None:
+            component, before = self.registry.find("feature", name), len(self.findings)
+            if component is None:
                 self.report(here, self.registry.missing("feature", name))
                 return None
             one = self.choose("feature", here, data, (), name)
+            if isinstance(step, str) and len(self.findings) > before:
+                del self.findings[before:]
+                text = f"'{name}' needs options; write {{{name}: ...}}, such as {component.example}"
+                self.report(here, text)
             if one is not None and _options(one).takes != "numbers":
                 self.report(here, f"'{name}' takes a field's values, not numbers; it must come first")
                 one = None

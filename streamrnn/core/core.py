@@ -151,18 +151,28 @@ class Core:
             if not plan.served.refused:
                 return self._commit(plan, index, refused | ahead)
             self.keys.undo()
-            if len(batch) > 1 and self._keys_affect_each_other():
+            certain = self._certain(plan)
+            if not certain:
                 middle = len(batch) // 2
                 first = self._serve(_slice(batch, 0, middle))
                 return _join([(0, first), (middle, self._serve(_slice(batch, middle, len(batch))))])
-            refused |= {int(index[i]): reason for i, reason in plan.served.refused.items()}
+            refused |= {int(index[i]): reason for i, reason in certain.items()}
 
-    def _keys_affect_each_other(self) -> bool:
-        """Whether refusing one event may change the past of another key, and so what was concluded of it."""
-        limits = self.limits
-        return (
-            limits.idle is not None or limits.max_ahead is not None or 2 * len(self.keys) >= limits.max_keys
-        )
+    def _certain(self, plan: Plan) -> dict[int, str]:
+        """The refusals of a plan that stand, whatever else of its batch must be refused.
+
+        What was concluded of an event holds if the past of its key does: not where keys share time or rows,
+        and not behind a reset in the batch, which an event before it may have caused that is refused itself.
+        Nothing is certain then, and the batch is served in halves; a single event always is.
+        """
+        n, limits = len(plan.batch), self.limits
+        shared = limits.idle is not None or limits.max_ahead is not None
+        if n > 1 and (shared or len(self.keys) + n > limits.max_keys):
+            return {}
+        place = np.empty(n, np.int64)
+        place[plan.links.order] = np.arange(n)
+        unbroken = plan.links.starts[plan.segment_start[place]]
+        return {i: reason for i, reason in plan.served.refused.items() if unbroken[i]}
 
     def _oversized(self, fields: Mapping[str, Array]) -> dict[int, str]:
         limit, refused = self.limits.max_value_bytes, {}

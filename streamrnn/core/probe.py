@@ -195,33 +195,38 @@ def record(backend: Backend, x: Arrays, lengths: Iterable[int]) -> tuple[History
     A key ends at an event that the model refuses or answers with numbers that are not finite. The history is
     None if no event is left.
     """
-    alone, kept, lefts, why, start = ByRow(backend, 1), [], [], "", 0
+    alone, events, left, why, start = ByRow(backend, 1), [], [], "", 0
     for length in lengths:
-        one = [{name: array[k : k + 1] for name, array in x.items()} for k in range(start, start + length)]
-        start += length
-        state, played = alone.initial(one[0], 1), []
-        for event in one:
-            try:
-                after, y = alone.step(state, event, 1)
-            except BrokenContract:
-                raise
-            except Exception as error:
-                why = f"the model raises {type(error).__name__}: {error}"
-                break
-            if not all_finite(after, y):
-                why = "the model's answers are not finite"
-                break
-            played.append((state, event, after, y))
-            state = after
-        kept += played
-        lefts.append(np.arange(len(played), 0, -1))
-    if not kept:
+        played, failure = _play_key(alone, x, start, start + length)
+        events += played
+        left.append(np.arange(len(played), 0, -1))
+        why, start = failure or why, start + length
+    if not events:
         return None, why
     before, given, after, y = (
-        {name: np.concatenate([p[name] for p in part]) for name in part[0]}
-        for part in zip(*kept, strict=True)
+        {name: np.concatenate([event[name] for event in part]) for name in part[0]}
+        for part in zip(*events, strict=True)
     )
-    return History(before, given, after, y, np.concatenate(lefts)), why
+    return History(before, given, after, y, np.concatenate(left)), why
+
+
+def _play_key(alone: ByRow, x: Arrays, start: int, stop: int) -> tuple[list[tuple[Arrays, ...]], str]:
+    """Tuples (state before, inputs, state after, outputs) of the events start..stop of one key."""
+    played: list[tuple[Arrays, ...]] = []
+    state = alone.initial(pick(x, slice(start, start + 1)), 1)
+    for k in range(start, stop):
+        event = pick(x, slice(k, k + 1))
+        try:
+            after, y = alone.step(state, event, 1)
+        except BrokenContract:
+            raise
+        except Exception as error:
+            return played, f"the model raises {type(error).__name__}: {error}"
+        if not all_finite(after, y):
+            return played, "the model's answers are not finite"
+        played.append((state, event, after, y))
+        state = after
+    return played, ""
 
 
 def probe(backend: Backend, seed: int = 0) -> Verdict:
@@ -292,6 +297,8 @@ def step_problem(
         before, x = pick(history.before, at), pick(history.x, at)
         try:
             after, y = many.step(before, x, n, narrowed=n % 2 == 0)
+        except BrokenContract:
+            raise
         except Exception as error:
             return f"step of {n} rows raises {type(error).__name__}, which none of them does alone: {error}"
         different = difference(after, pick(history.after, at), tolerance)

@@ -67,7 +67,8 @@ class HostSlab:
                 ok = ok & np.isfinite(flat).all(axis=1)
                 if max_norm is not None:
                     wide = np.ascontiguousarray(flat, np.float64)
-                    ok = ok & (np.sqrt((wide * wide).sum(axis=1)) <= max_norm)
+                    with np.errstate(over="ignore"):  # a square too large to hold is over any norm
+                        ok = ok & (np.sqrt((wide * wide).sum(axis=1)) <= max_norm)
         return ok
 
     def read(self, rows: IntArray) -> dict[str, Array]:

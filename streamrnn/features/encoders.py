@@ -145,7 +145,10 @@ class Standardize:
         self._mean, self._std = np.array(mean, np.float64), np.array(std, np.float64)
 
     def encode(self, column: Array, refused: dict[int, str]) -> Array:
-        """See `Feature.encode`."""
+        """See `Feature.encode`. Raises `OptionError` if it has means for another width."""
+        if column.shape[1] != len(self._mean):
+            text = f"expected {column.shape[1]} means, one per number, found {len(self._mean)}"
+            raise OptionError((("standardize",), text))
         return (column - self._mean) / self._std
 
 

@@ -7,7 +7,7 @@ from streamrnn.context import Context
 from streamrnn.errors import OptionError
 
 OF_ONE_NUMBER = {"x": TensorSpec("x", (1,))}
-ARGUMENTS = (LeakyConfig(decays=(0.5, 0.9, 0.99)), OF_ONE_NUMBER, Context())
+ARGUMENTS = (LeakyConfig(decays=[0.5, 0.9, 0.99]), OF_ONE_NUMBER, Context())
 
 
 class TestLeaky(BackendConformance):
