@@ -8,9 +8,12 @@ import os
 import random
 import select
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+from streamrnn.errors import ModelError
 
 
 class Clock(Protocol):
@@ -114,9 +117,18 @@ class Context:
     clock: Clock = field(default_factory=SystemClock)
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("streamrnn"))
+    models: Callable[[str, Path], Path | None] | None = None
+    """Asked where a model's file is, with its name and `base_dir`; None takes names for paths."""
     stdin: Stream = field(default_factory=lambda: DescriptorStream(0))
     stdout: Stream = field(default_factory=lambda: DescriptorStream(1))
 
     def path(self, name: str) -> Path:
         """A path of the pipeline file, made absolute."""
         return self.base_dir / name
+
+    def model_path(self, name: str) -> Path:
+        """The local file of a model that a pipeline names. Raises `ModelError` if nobody knows it."""
+        found = self.models(name, self.base_dir) if self.models else self.path(name)
+        if found is None:
+            raise ModelError(f"no installed plugin can find the model '{name}'; expected a path or its scheme")
+        return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from streamrnn.events import Batch, Block, Columns, picker
+from streamrnn.events import Batch, Block, Columns
 from streamrnn.features.encoders import numbers, shown
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class EventStage:
         refused = dict(columns.refused)
         if refused and columns.n:
             alive = np.delete(np.arange(columns.n), sorted(refused))
-            columns = select(columns, alive)
+            columns = columns.take(alive)
         else:
             alive = np.arange(columns.n)
         here: dict[int, str] = {}
@@ -153,7 +153,7 @@ class EventStage:
         if here:
             keep = np.delete(np.arange(len(alive)), sorted(here))
             refused |= {int(alive[i]): reason for i, reason in here.items()}
-            return _keep(batch, keep), alive[keep], refused
+            return batch.take(keep), alive[keep], refused
         return batch, alive, refused
 
     def _batch(self, columns: Columns, block: Block, refused: dict[int, str]) -> Batch:
@@ -202,21 +202,3 @@ def key_texts(column: Column, path: str, max_bytes: int, refused: dict[int, str]
             refused.setdefault(i, f"{path}: a key of more than limits.max_key_bytes = {max_bytes}")
         texts.append(text)
     return texts
-
-
-def select(columns: Columns, index: IntArray) -> Columns:
-    """Some records of decoded columns."""
-    pick = picker(index)
-    return Columns(len(index), {path: pick(column) for path, column in columns.fields.items()})
-
-
-def _keep(batch: Batch, index: IntArray) -> Batch:
-    pick = picker(index)
-    return Batch(
-        [batch.keys[i] for i in index.tolist()],
-        {name: array[index] for name, array in batch.inputs.items()},
-        None if batch.time is None else batch.time[index],
-        {path: pick(column) for path, column in batch.fields.items()},
-        None if batch.positions is None else batch.positions[index],
-        batch.source,
-    )

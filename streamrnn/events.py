@@ -108,6 +108,11 @@ class Columns:
     fields: dict[str, Column]
     refused: dict[int, str] = field(default_factory=dict)
 
+    def take(self, index: IntArray) -> Columns:
+        """Some of the records, none of them refused."""
+        pick = picker(index)
+        return Columns(len(index), {path: pick(column) for path, column in self.fields.items()})
+
 
 @dataclass(slots=True)
 class Batch:
@@ -127,6 +132,18 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def take(self, index: IntArray) -> Batch:
+        """Some of the events."""
+        pick = picker(index)
+        return Batch(
+            [self.keys[i] for i in index.tolist()],
+            {name: array[index] for name, array in self.inputs.items()},
+            None if self.time is None else self.time[index],
+            {path: pick(column) for path, column in self.fields.items()},
+            None if self.positions is None else self.positions[index],
+            self.source,
+        )
 
 
 @dataclass(slots=True)

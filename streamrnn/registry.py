@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -83,6 +84,11 @@ class Registry:
         """Load every installed plugin; those that fail are in `failures`."""
         for point in self._points():
             self._load(point)
+
+    def resolve_model(self, uri: str, base_dir: Path) -> Path | None:
+        """The local file of a model, by the first plugin that knows it; the core knows plain paths."""
+        found: Path | None = self.hooks.hook.streamrnn_resolve_model(uri=uri, base_dir=base_dir)
+        return found
 
     def find(self, kind: Kind, name: str) -> Component | None:
         """A component, or None."""

@@ -152,7 +152,7 @@ def _one_type(schema: Schema) -> str:
     if kind == "array":
         of = _type(schema["items"]) if schema["items"] else ""
         plain = of.replace(" ", "").isalpha() and " or " not in of
-        return f"list of {of}s" if plain else "list of any values"
+        return f"list of {of}s" if plain else "list of values"
     if kind == "object" or "$ref" in schema:
         values = schema.get("additionalProperties")
         return f"name to {_type(values)}" if isinstance(values, dict) and values else "mapping"

@@ -112,7 +112,7 @@ def describe(config: NumpyConfig, given: Mapping[str, TensorSpec], context: Cont
     if config.path is None:
         return plan_model(config, given, None).description
     try:
-        with context.fs.open_read(context.path(config.path)) as file:
+        with context.fs.open_read(context.model_path(config.path)) as file:
             return plan_model(config, given, file).description
     except OSError as error:
         raise OptionError((("path",), f"cannot read {config.path}: {error.strerror or error}")) from error

@@ -49,7 +49,7 @@ FORMULAS = "numpy layers 1"
 def build(config: NumpyConfig, given: Mapping[str, TensorSpec], context: Context) -> NumpyBackend:
     """Load the weights. Raises `OptionError` as `describe` does, `ModelError` for weights not finite."""
     try:
-        stored = context.fs.read_bytes(context.path(config.path)) if config.path is not None else b""
+        stored = context.fs.read_bytes(context.model_path(config.path)) if config.path is not None else b""
     except OSError as error:
         raise OptionError((("path",), f"cannot read {config.path}: {error.strerror or error}")) from error
     plan = plan_model(config, given, io.BytesIO(stored) if config.path is not None else None)

@@ -34,7 +34,7 @@ def command(files: tuple[str, ...], style: str) -> None:
     if findings:
         sys.exit(1)
     if style == "text":
-        click.echo(f"{len(files)} fine", err=True)
+        click.echo(f"no mistakes in {len(files)} file{'s' * (len(files) > 1)}", err=True)
 
 
 def _github(finding: Finding) -> str:

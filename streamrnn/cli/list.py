@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -67,8 +68,7 @@ def options(component: Component) -> dict[str, dict[str, Any]]:
 
 def _table(rows: list[tuple[str, ...]]) -> None:
     """On a terminal as wide as that, elsewhere as wide as the longest texts."""
-    stdout = click.get_text_stream("stdout")
-    if not stdout.isatty():
+    if not sys.stdout.isatty():
         widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
         for row in (HEADINGS, *rows):
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -80,5 +80,5 @@ def _table(rows: list[tuple[str, ...]]) -> None:
 
     table = Table(*HEADINGS, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*map(Text, row))
-    Console(file=stdout).print(table)
+        table.add_row(*[Text(cell) for cell in row])
+    Console().print(table)

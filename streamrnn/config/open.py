@@ -17,8 +17,8 @@ def open_pipeline(
     file: str, registry: Registry | None = None, env: Mapping[str, str] | None = None
 ) -> tuple[PipelineSpec, Registry, Context]:
     """Read a pipeline file and what is needed to build it. Raises `ConfigError`."""
-    context = Context(base_dir=Path(file).parent.absolute())
     registry = registry or Registry()
+    context = Context(base_dir=Path(file).parent.absolute(), models=registry.resolve_model)
     try:
         text = context.fs.read_bytes(Path(file))
     except OSError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import PydanticUserError, ValidationError
 
 from streamrnn.config.model import PipelineFile
 from streamrnn.config.parts import ElapsedOptions
@@ -24,7 +24,7 @@ Schema = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-_SUBSTITUTED = {"type": "string", "pattern": r"^\$\{.+\}$"}
+_SUBSTITUTED: Schema = {"type": "string", "pattern": r"^\$\{.+\}$"}
 """`${VAR}` and its other forms, which may stand for a value of any type."""
 _FIELDS: Schema = {
     "field": {"type": "string", "minLength": 1, "description": "path of the field"},
@@ -101,8 +101,11 @@ class _Writer:
         return {"oneOf": alternatives} if alternatives else {"not": {}}
 
     def _options(self, config: type[BaseModel], name: str) -> Schema:
-        """A config model's own schema; the definitions that it needs go under names that begin with `name`."""
-        schema = config.model_json_schema(ref_template="#/$defs/" + name + ".{model}")
+        """A config model's own schema; what it needs is defined under names that begin with `name`."""
+        try:
+            schema = config.model_json_schema(ref_template="#/$defs/" + name + ".{model}")
+        except PydanticUserError:  # options of types that JSON Schema cannot say, which a plugin may have
+            return {"type": "object", "properties": {}}
         inner = schema.pop("$defs", {})
         self.defs |= {f"{name}.{key}": value for key, value in inner.items()}
         if "$ref" in schema:  # a model that contains itself
@@ -171,4 +174,4 @@ def _tidy(schema: Any) -> Any:
 
 def _substitutable(schema: Schema) -> Schema:
     shown = {key: schema.pop(key) for key in ("description", "default") if key in schema}
-    return {"anyOf": [schema, _SUBSTITUTED], **shown}
+    return shown | {"anyOf": [schema, _SUBSTITUTED]}

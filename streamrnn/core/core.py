@@ -146,7 +146,7 @@ class Core:
             if not len(index):
                 return _nothing(self.backend, refused | ahead)
             whole = len(index) == len(batch)
-            part = batch if whole else _select(batch, index)
+            part = batch if whole else batch.take(index)
             plan = self._plan(part, fields if whole else {path: c[index] for path, c in fields.items()})
             if not plan.served.refused:
                 return self._commit(plan, index, refused | ahead)
@@ -339,20 +339,7 @@ class Core:
 
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:
-    return batch if stop - start == len(batch) else _select(batch, np.arange(start, stop))
-
-
-def _select(batch: Batch, index: IntArray) -> Batch:
-    """Some of a batch's events."""
-    at = index.tolist()
-    return Batch(
-        [batch.keys[i] for i in at],
-        {name: array[index] for name, array in batch.inputs.items()},
-        None if batch.time is None else batch.time[index],
-        {path: [column[i] for i in at] for path, column in batch.fields.items()},
-        None if batch.positions is None else batch.positions[index],
-        batch.source,
-    )
+    return batch if stop - start == len(batch) else batch.take(np.arange(start, stop))
 
 
 def _nothing(backend: Backend, refused: dict[int, str]) -> Outputs:
