@@ -130,5 +130,5 @@ class Context:
         """The local file of a model that a pipeline names. Raises `ModelError` if nobody knows it."""
         found = self.models(name, self.base_dir) if self.models else self.path(name)
         if found is None:
-            raise ModelError(f"no installed plugin can find the model '{name}'; expected a path or its scheme")
+            raise ModelError(f"no installed plugin can find the model '{name}'; expected a path")
         return found

@@ -167,14 +167,18 @@ class Outputs:
 
 @dataclass(slots=True)
 class OutBlock:
-    """Encoded outputs on their way to a sink: one buffer, `ends` int64 [n], and who each is for."""
+    """The answers to one block on their way to a sink: encoded outputs, and what was refused.
+
+    `ends` int64 [n] is where each output ends in `buffer`, `keys` whose it is, `records` int64 [n] which
+    record of `block` it answers; `rejected` are those that got no output, in order.
+    """
 
     buffer: bytes
     ends: IntArray
     keys: Sequence[str]
-    positions: IntArray
-    origin: Origin
-    connection: IntArray | None = None
+    records: IntArray
+    block: Block
+    rejected: tuple[Rejected, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -182,13 +186,14 @@ class OutBlock:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """One event that was refused: where it stood, why, and its raw bytes."""
+    """One event that was refused: where it stood, why, its raw bytes, and which `record` of its block."""
 
     origin: Origin
     position: int
     number: int
     reason: str
     raw: bytes
+    record: int = 0
 
 
 @dataclass(slots=True)

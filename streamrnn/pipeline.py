@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,13 +78,11 @@ class Pipeline:
         batch, records, refused = parts.event.read(decoded, block)
         outputs = parts.core.process(batch)
         refused |= {int(records[i]): reason for i, reason in outputs.refused.items()}
-        if len(outputs):
-            columns = parts.encode.columns(Answered(outputs, batch, parts.core.cause_names), decoded, records)
-            buffer, ends = parts.format(columns, len(outputs))
-            positions = block.positions[records[outputs.accepted]]
-            keys = [batch.keys[i] for i in outputs.accepted.tolist()]
-            parts.sink.write(OutBlock(buffer, ends, keys, positions, block.origin))
         rejected = tuple(_rejected(block, i, refused[i]) for i in sorted(refused))
+        columns = parts.encode.columns(Answered(outputs, batch, parts.core.cause_names), decoded, records)
+        buffer, ends = parts.format(columns, len(outputs))
+        keys = [batch.keys[i] for i in outputs.accepted.tolist()]
+        parts.sink.write(OutBlock(buffer, ends, keys, records[outputs.accepted], block, rejected))
         report = Report(len(block), len(outputs), len(parts.core), rejected)
         self._report(block, report)
         return report
@@ -99,13 +98,13 @@ class Pipeline:
         if self._closed:
             return
         self._closed = True
-        try:
+        parts = self.parts
+        with ExitStack() as closing:  # one that fails to close does not keep the others open
+            closing.callback(self._observe, "streamrnn_pipeline_stopped", error=error)
+            for part in (parts.backend, parts.rejects, parts.sink, parts.source):
+                closing.callback(part.close)
             if error is None:
-                self.parts.sink.flush()
-        finally:
-            for part in (self.parts.source, self.parts.sink, self.parts.rejects, self.parts.backend):
-                part.close()
-            self._observe("streamrnn_pipeline_stopped", error=error)
+                parts.sink.flush()
 
     def _observe(self, hook: str, **told: object) -> None:
         """Tell every observer; one that raises is told nothing from then on."""
@@ -122,7 +121,7 @@ class Pipeline:
 
 def _rejected(block: Block, i: int, reason: str) -> Rejected:
     position, number = int(block.positions[i]), int(block.numbers[i])
-    return Rejected(block.origin, position, number, reason, block.record(i))
+    return Rejected(block.origin, position, number, reason, block.record(i), i)
 
 
 def run(pipeline: Pipeline, stopping: Callable[[], bool], told: Callable[[Report], None]) -> None:

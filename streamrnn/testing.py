@@ -125,7 +125,7 @@ class ListSink:
         for end in block.ends.tolist():
             self.records.append(msgspec.json.decode(block.buffer[begin:end]))
             begin = end
-        self.positions += block.positions.tolist()
+        self.positions += block.block.positions[block.records].tolist()
 
     def flush(self) -> None:
         """See `Sink.flush`."""

@@ -20,7 +20,10 @@ event:
   time: {field: ts, unit: ms}
   inputs:
     x:
-      - {fields: [a, b], missing: 0, standardize: {mean: [0, 1.5], std: [1, 2]}, then: [log1p, {scale: {by: 2}}]}
+      - fields: [a, b]
+        missing: 0
+        standardize: {mean: [0, 1.5], std: [1, 2]}
+        then: [log1p, {scale: {by: 2}}]
       - {field: letter, one_hot: "ab", missing: null}
       - {elapsed: min, then: [log1p]}
       - {field: plain}
@@ -100,9 +103,9 @@ def test_shows_defaults_and_hides_variables():
         'path: "${OUT}${OUT}.jsonl"',
         "if_exists: overwrite",
         "n: {type: meta, name: steps}",
-        'name: "odd: $5 #"',
+        "- name: 'odd: $5 #'",
     ):
-        assert line in lines or line.replace('"', "'") in lines, line
+        assert line in lines
 
 
 def test_shows_what_variables_held_when_asked():
@@ -118,11 +121,26 @@ def test_wrong_files_are_told():
 
 
 SCALARS = [
-    None, True, False, 0, -7, 10**30, 1.0, 1e300, 1e-9, 0.1, "", "a b", "on", "No", "y", "null", "~", "true", "1e3",
-    "0o17", "0x1f", "12", "1_000", "22:22", "2026-01-31", ".inf", ".5", "+1", "-", "- a", "a: b", "a #b", "#a", "@a",
-    "%a", "&a", "*a", "!a", "|", ">", "?", "? a", ":", "a:", "{a", "[a", "a,b", "a]", "'", '"', "\\", "a\nb", "\ta ",
-    " a", "a ", "é", "日本", "😀", "\u2028", "\x85", "\x00", "\x7f", "\ufeff", "=", "<<", "$a", "word " * 60, "=" * 200,
-]  # fmt: skip
+    *(None, True, False, 0, -7, 10**30, 1.0, 1e300, 1e-9, 0.1),
+    *("", "a b", "on", "No", "y", "null", "~", "true", "1e3", "0o17", "0x1f", "12", "1_000", "22:22"),
+    *("2026-01-31", ".inf", ".5", "+1", "-", "- a", "a: b", "a #b", "#a", "@a", "%a", "&a", "*a", "!a"),
+    *("|", ">", "?", "? a", ":", "a:", "{a", "[a", "a,b", "a]", "'", '"', "\\", "a\nb", "\ta ", " a", "a "),
+    *(
+        "é",
+        "日本",
+        "😀",
+        "\u2028",
+        "\x85",
+        "\x00",
+        "\x7f",
+        "\ufeff",
+        "=",
+        "<<",
+        "$a",
+        "word " * 60,
+        "=" * 200,
+    ),
+]
 
 
 @pytest.mark.parametrize("value", SCALARS, ids=ascii)

@@ -110,7 +110,7 @@ def test_a_feature_is_as_wide_as_it_says_and_refuses(monkeypatch: pytest.MonkeyP
     outputs, rejected = run_pipeline(text, [{"k": 1, "x": 6}, {"k": 2, "x": 12}, {"k": 1, "x": 25}], registry=registry)
     assert [output["y"] for output in outputs] == pytest.approx([4.0, 8.0])
     assert [event.reason for event in rejected] == ["x: expected an hour from 0 to 24, found 25"]
-    wrong = AFFINE.replace("[{field: x}]", "[{field: x, hour_of_day: 1}]")
+    wrong = AFFINE.replace("[{field: x}]", "[{field: x, hour_of_day: 24}]")
     with pytest.raises(ConfigError, match="event.inputs.x.0.hour_of_day: expected"):
         load_pipeline(wrong, "p.yaml", registry, Context(), {})
 

@@ -11,13 +11,14 @@ from pydantic import ValidationError
 from streamrnn.builtins.ends import FileSinkConfig, StdoutConfig
 from streamrnn.context import Context, DescriptorStream
 from streamrnn.errors import SinkError
-from streamrnn.events import Origin, OutBlock
+from streamrnn.events import Block, Origin, OutBlock
 from streamrnn.sinks import file, stdout
 
 
 def out(text: bytes) -> OutBlock:
-    ends = np.array([len(text)])
-    return OutBlock(text, ends, ["k"], np.zeros(1, np.int64), Origin("stdin", "stdin"))
+    zero, one = np.zeros(1, np.int64), np.ones(1, np.int64)
+    block = Block(b"{}", zero, one * 2, zero, one, Origin("stdin", "stdin"))
+    return OutBlock(text, one * len(text), ["k"], zero, block)
 
 
 def open_file(folder: Path, **config: Any) -> file.FileSink:

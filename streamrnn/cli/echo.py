@@ -29,7 +29,8 @@ _RESOLVER: Any = yaml.resolver.Resolver()
 def command(file: str, resolved: bool) -> None:
     """Print a pipeline file as it is understood, with every default written out.
 
-    What comes out means the same as what went in. Values from environment variables stay `${VAR}`.
+    What comes out means the same as what went in, beside the same files: relative paths stay relative.
+    Values from environment variables stay `${VAR}`.
     """
     from streamrnn.config.open import open_pipeline
 
@@ -137,7 +138,9 @@ def _node(value: Any, flow: bool = False) -> yaml.Node:
     """Short collections of scalars go on one line; not references, whose `{` would be a bracket there."""
     if isinstance(value, Mapping):
         pairs = [(_scalar(key, is_key=True), _node(each, flow)) for key, each in value.items()]
-        return yaml.MappingNode("tag:yaml.org,2002:map", pairs, flow_style=flow or _is_short(value.values(), *value))
+        return yaml.MappingNode(
+            "tag:yaml.org,2002:map", pairs, flow_style=flow or _is_short(value.values(), *value)
+        )
     if isinstance(value, list | tuple):
         nodes = [_node(each, flow) for each in value]
         return yaml.SequenceNode("tag:yaml.org,2002:seq", nodes, flow_style=flow or _is_short(value))

@@ -34,8 +34,8 @@ def command(kind: Kind | None, style: str) -> None:
         click.echo(json.dumps([described(*each) for each in found], indent=1, ensure_ascii=False))
     else:
         _table([(c.kind, c.name, c.summary, package) for c, package in found])
-    for plugin, reason in registry.failures.items():
-        click.echo(f"plugin '{plugin}' cannot be loaded: {reason}", err=True)
+    for reason in registry.failures.values():
+        click.echo(reason, err=True)
 
 
 def described(component: Component, package: str) -> dict[str, Any]:

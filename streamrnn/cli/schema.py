@@ -21,5 +21,5 @@ def command(style: str) -> None:
     registry = Registry()
     registry.load_all()
     click.echo(json.dumps(pipeline_schema(registry), indent=1, ensure_ascii=False))
-    for plugin, reason in registry.failures.items():
-        click.echo(f"plugin '{plugin}' cannot be loaded, its options are left out: {reason}", err=True)
+    for reason in registry.failures.values():
+        click.echo(f"{reason}; its options are left out", err=True)

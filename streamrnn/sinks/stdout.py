@@ -21,7 +21,8 @@ class StdoutSink:
     def write(self, block: OutBlock) -> None:
         """See `Sink.write`."""
         try:
-            self._stream.write(block.buffer)
+            if block.buffer:
+                self._stream.write(block.buffer)
         except BrokenPipeError as error:
             raise SinkError("stdout was closed by its reader") from error
         except OSError as error:

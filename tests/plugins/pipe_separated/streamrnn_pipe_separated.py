@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from streamrnn.codecs.lines import LineFramer
-from streamrnn.events import Block, Column, Columns
+from streamrnn.events import Block, Columns
 from streamrnn.hookspecs import Component, hookimpl
+
+if TYPE_CHECKING:
+    from streamrnn.events import Column
 
 
 class PipeSeparatedConfig(BaseModel):
