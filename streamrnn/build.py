@@ -61,6 +61,7 @@ def build_pipeline(
         source=source,
         decode=decoder.decoder(stage.fields, verbatim),
         event=stage,
+        backend_name=spec.model.component.name,
         backend=backend,
         core=core,
         encode=encoding,
@@ -225,8 +226,9 @@ def _chain(steps: list[Feature]) -> Any:
 
     def then(values: Any) -> Any:
         refused: dict[int, str] = {}
-        for step in steps:
-            values = step.encode(np.ascontiguousarray(values), refused)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for step in steps:
+                values = step.encode(np.ascontiguousarray(values), refused)
         values[list(refused)] = np.nan
         return values
 

@@ -191,7 +191,7 @@ class Definition:
         """Reset if due, then step the model once."""
         x = {name: np.array(column[i : i + 1]) for name, column in batch.inputs.items()}
         for feature in self.elapsed:
-            x[feature.input][0, feature.column] = self._elapsed(feature, turn)
+            x[feature.input].reshape(1, -1)[0, feature.column] = self._elapsed(feature, turn)
         state = self._initial(turn.fresh) if turn.fresh else turn.held.state
         if turn.fresh == INITIAL:
             for tensor in self.backend.state.tensors:

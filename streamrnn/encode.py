@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -50,8 +51,7 @@ def output(name: str) -> Make:
     """A model output: a number, or a list of them."""
 
     def make(answered: Answered) -> Column:
-        y = answered.outputs.y[name]
-        flat = y.reshape(len(y), -1)
+        y, flat = answered.outputs.y[name], _flat(answered, name)
         return flat[:, 0] if flat.shape[1] == 1 else y if y.ndim == 2 else y.tolist()
 
     return make
@@ -126,4 +126,4 @@ def _cause_lists(causes: IntArray, names: Sequence[str]) -> list[list[str]]:
 
 def _flat(answered: Answered, name: str) -> Array:
     y = answered.outputs.y[name]
-    return y.reshape(len(y), -1)
+    return y.reshape(len(y), math.prod(y.shape[1:]))

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 _TIME_LIMIT = 2**62
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_STAMP = re.compile(
+    r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+"""RFC 3339, section 5.6: date and time, fraction of the second, offset."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class TimeReading:
 
     def encode(self, column: Column, refused: dict[int, str]) -> IntArray:
         """int64 [n] in ticks."""
+        column = column.tolist() if isinstance(column, np.ndarray) else column
         if not self.rfc3339 and set(map(type, column)) == {int}:
             try:
                 ticks = np.array(column, np.int64)
@@ -104,21 +109,27 @@ class TimeReading:
             value = int(value * self.per_unit)
         else:
             raise ValueError(f"expected a time, found {shown(value)}")
-        if abs(value) >= _TIME_LIMIT:
-            raise ValueError("expected a time within 2^62 ticks of 1970, found one beyond")
-        return int(value)
+        return _within_limit(int(value))
 
     def _stamp(self, value: Any) -> int:
-        text = value if isinstance(value, str) else shown(value)
+        match = _STAMP.fullmatch(value) if isinstance(value, str) else None
         try:
-            moment = datetime.fromisoformat(text) if isinstance(value, str) else None
+            moment = datetime.fromisoformat((match[1] + match[3]).upper()) if match else None
         except ValueError:
             moment = None
-        if moment is None or moment.tzinfo is None:
-            raise ValueError(f"expected a time such as 2026-01-31T12:00:00Z, found {text}")
+        if match is None or moment is None:
+            raise ValueError(f"expected a time such as 2026-01-31T12:00:00Z, found {shown(value)}")
         since = moment - _EPOCH
-        micros = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-        return micros * self.per_unit // 1_000_000
+        # Python's own fractions end at microseconds.
+        nanoseconds = int((match[2] or "0").ljust(9, "0")[:9])
+        seconds = since.days * 86_400 + since.seconds
+        return _within_limit(seconds * self.per_unit + nanoseconds * self.per_unit // 1_000_000_000)
+
+
+def _within_limit(ticks: int) -> int:
+    if abs(ticks) >= _TIME_LIMIT:
+        raise ValueError("expected a time within 2^62 ticks of 1970, found one beyond")
+    return ticks
 
 
 @dataclass
@@ -180,9 +191,9 @@ class EventStage:
         values = np.zeros((columns.n, items[-1].place.stop), spec.dtype)
         for item in items:
             if item.fields:
-                wide = item.encode(columns, refused)
-                with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-                    values[:, item.place] = wide
+                # What is too large becomes infinite, or then nan, and is refused below.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    values[:, item.place] = item.encode(columns, refused)
                 if values.dtype.kind == "f":
                     for i in np.flatnonzero(~np.isfinite(values[:, item.place]).all(axis=1)).tolist():
                         refused.setdefault(i, f"{item.fields[0]}: beyond the range of {spec.dtype}")

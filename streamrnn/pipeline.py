@@ -33,6 +33,7 @@ class Parts:
     source: Source
     decode: Callable[[Block], Columns]
     event: EventStage
+    backend_name: str
     backend: Backend
     core: Core
     encode: EncodeStage
@@ -48,7 +49,7 @@ class Pipeline:
 
     def __init__(self, parts: Parts, hooks: pluggy.PluginManager, on_broken: Callable[[str], None]) -> None:
         self.parts, self._hooks, self._on_broken = parts, hooks, on_broken
-        self.info = PipelineInfo(parts.name, type(parts.backend).__name__, parts.verdict.numerics)
+        self.info = PipelineInfo(parts.name, parts.backend_name, parts.verdict.numerics)
         self.commands: deque[Mark] = deque()
         """Marks to handle before the next read; may be appended to from another thread."""
         self._closed = False
@@ -99,8 +100,12 @@ class Pipeline:
             return
         self._closed = True
         parts = self.parts
+
+        def tell(kind: object, raised: BaseException | None, trace: object) -> None:
+            self._observe("streamrnn_pipeline_stopped", error=error or raised)
+
         with ExitStack() as closing:  # one that fails to close does not keep the others open
-            closing.callback(self._observe, "streamrnn_pipeline_stopped", error=error)
+            closing.push(tell)
             for part in (parts.backend, parts.rejects, parts.sink, parts.source):
                 closing.callback(part.close)
             if error is None:

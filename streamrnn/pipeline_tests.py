@@ -88,7 +88,8 @@ def read_cases(file: Path, env: Mapping[str, str] | None = None) -> list[Case]:
         raise ConfigError([Finding(name, 1, 1, "", f"cannot read it: {error.strerror}")]) from error
     if "tests" not in yaml_tree.load(text, name).data:
         return []
-    registry, context = Registry(), quiet_context(base_dir=file.parent.absolute())
+    registry = Registry()
+    context = quiet_context(base_dir=file.parent.absolute(), models=registry.resolve_model)
     spec = load_pipeline(text, name, registry, context, os.environ if env is None else env)
     findings = [
         problem(spec.tree, ("tests", index, *path), message)
@@ -109,8 +110,8 @@ def run_case(case: Case) -> list[str]:
     if test.output is None and test.rejected is None:
         return [case.at((), "expects nothing; write output: or rejected:")]
     items = _items(test, case.spec.file.event.time)
-    sink, refused = serve(case.spec, items, case.registry, case.context)
-    found = list(_refusals(case, {event.number: event.reason for event in refused}))
+    sink = serve(case.spec, items, case.registry, case.context)
+    found = list(_refusals(case, {event.number: event.reason for event in sink.rejected}))
     if not found and test.output is not None:
         found = list(_outputs(case, sink.records, sink.positions))
     more = len(found) - MISMATCHES_SHOWN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from streamrnn.context import Context
     from streamrnn.events import Rejected
 
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
+"""What fsync answers for a pipe or a device, which keep nothing."""
 _LOGGED_AT_ONCE = 10
 _LOGGED_PER_S = 1.0
 
@@ -36,21 +39,31 @@ class RejectFile:
     def __init__(self, path: str, context: Context) -> None:
         self._path, self._fs = path, context.fs
         try:
+            context.path(path).parent.mkdir(parents=True, exist_ok=True)
             self._file = context.fs.open_write(context.path(path), append=False)
         except OSError as error:
             raise SinkError(f"dead_letter: cannot open {path}: {error.strerror}") from error
 
     def write(self, rejected: Sequence[Rejected]) -> None:
         """See `Rejects.write`."""
+        left = memoryview(b"".join(map(_line, rejected)))
         try:
-            self._file.write(b"".join(map(_line, rejected)))
+            while left:
+                left = left[self._file.write(left) :]
         except OSError as error:
             raise SinkError(f"dead_letter: cannot write {self._path}: {error.strerror}") from error
 
     def close(self) -> None:
         """See `Rejects.close`."""
-        if not self._file.closed:
+        if self._file.closed:
+            return
+        try:
             self._fs.sync(self._file)
+        except OSError as error:
+            if error.errno not in _CANNOT_SYNC:
+                text = f"dead_letter: cannot write {self._path} to the disk: {error.strerror}"
+                raise SinkError(text) from error
+        finally:
             self._file.close()
 
 

@@ -55,6 +55,8 @@ class ResetRule(Protocol):
     """Fields to see of the event itself."""
     previous_fields: Sequence[str]
     """Fields to see of the key's last accepted event; the core keeps them."""
+    marks: Sequence[str] = ()
+    """Kinds of marks that fire the rule for the keys they are meant for: "source_end", "control"."""
     columns: Mapping[str, str]
     """Columns of the rule's own, kept per key across resets: name to numpy dtype, 0 for a new key."""
 

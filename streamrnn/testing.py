@@ -111,11 +111,15 @@ class ListSource:
 
 
 class ListSink:
-    """A `Sink` that keeps JSON records as Python values, with the position of the event that each answers."""
+    """A `Sink` that keeps JSON records as Python values, and what was refused.
+
+    `positions` are those of the events that the records answer.
+    """
 
     def __init__(self) -> None:
         self.records: list[Any] = []
         self.positions: list[int] = []
+        self.rejected: list[Rejected] = []
 
     def write(self, block: OutBlock) -> None:
         """See `Sink.write`."""
@@ -126,6 +130,7 @@ class ListSink:
             self.records.append(msgspec.json.decode(block.buffer[begin:end]))
             begin = end
         self.positions += block.block.positions[block.records].tolist()
+        self.rejected += block.rejected
 
     def flush(self) -> None:
         """See `Sink.flush`."""
@@ -148,20 +153,19 @@ def run_pipeline(
     nor its `dead_letter` are opened. Relative paths begin at `context.base_dir`; `env` is the environment
     for `${VAR}`, by default that of the process. Raises `ConfigError` or `ModelError`.
     """
-    registry, context = registry or Registry(), context or quiet_context()
+    registry = registry or Registry()
+    context = context or quiet_context(models=registry.resolve_model)
     if isinstance(pipeline, str):
         from streamrnn.config.load import load_pipeline
 
         pipeline = load_pipeline(
             pipeline, "pipeline.yaml", registry, context, os.environ if env is None else env
         )
-    sink, rejected = serve(pipeline, events, registry, context)
-    return sink.records, rejected
+    sink = serve(pipeline, events, registry, context)
+    return sink.records, sink.rejected
 
 
-def serve(
-    spec: PipelineSpec, events: Iterable[Item], registry: Registry, context: Context
-) -> tuple[ListSink, list[Rejected]]:
+def serve(spec: PipelineSpec, events: Iterable[Item], registry: Registry, context: Context) -> ListSink:
     """`run_pipeline` for a loaded pipeline; the sink also tells which item each output answers."""
     from streamrnn.build import build_pipeline
     from streamrnn.pipeline import run
@@ -169,10 +173,9 @@ def serve(
     limits = spec.file.limits
     codec = spec.decode.component.resolve("build")(spec.decode.options, context)
     source, sink = ListSource(events, codec, limits.max_line_bytes), ListSink()
-    rejected: list[Rejected] = []
     pipeline = build_pipeline(_readable(spec, registry), registry, context, source, sink)
-    run(pipeline, lambda: False, lambda report: rejected.extend(report.rejected))
-    return sink, rejected
+    run(pipeline, lambda: False, lambda report: None)
+    return sink
 
 
 def quiet_context(**given: Any) -> Context:

@@ -67,7 +67,7 @@ FAILING = {
     "another value": (
         "tests: [{name: t, rejected: [{event: 1}], input: [{x: a}, {x: 1}, {x: 2}], "
         "output: [{}, {y: 4, z.1: 7}]}]",
-        ["P:9:94: event 3: y: expected 4, found 3.0", "P:9:102: event 3: z.1: expected 7, found 6.0"],
+        ["P:9:93: event 3: y: expected 4, found 3.0", "P:9:101: event 3: z.1: expected 7, found 6.0"],
     ),
     "too few outputs": (
         "tests: [{name: t, input: [{x: 1}], output: [{y: 2}, {}]}]",

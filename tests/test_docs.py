@@ -3,7 +3,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import pytest
 
@@ -127,8 +127,9 @@ def shown_components():
 
 @pytest.fixture
 def registry():
-    found = Registry(entry_points=[])
-    found.add(SimpleNamespace(streamrnn_components=hookimpl(lambda: list(shown_components()))), "docs")
+    plugin, found = ModuleType("shown"), Registry(entry_points=[])
+    plugin.streamrnn_components = hookimpl(specname="streamrnn_components")(lambda: list(shown_components()))
+    found.add(plugin, "docs")
     return found
 
 

@@ -54,9 +54,8 @@ def cli() -> None:
 def main() -> None:
     """The entry point: a `StreamrnnError` becomes its message and its exit code."""
     try:
-        cli.main(prog_name="streamrnn", standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        code = cli.main(prog_name="streamrnn", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:

@@ -258,7 +258,8 @@ class Core:
             values = np.where(known, elapsed, feature.first)
             if feature.then is not None:
                 values = feature.then(values[:, None])[:, 0]
-            inputs[feature.input][links.order, feature.column] = values
+            flat = inputs[feature.input].reshape(len(batch), -1)  # a view: a scalar input has no columns
+            flat[links.order, feature.column] = values
         return inputs
 
     def _commit(self, plan: Plan, index: IntArray, refused: dict[int, str]) -> Outputs:

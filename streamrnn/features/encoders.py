@@ -27,7 +27,7 @@ def numbers(column: Column, path: str, refused: dict[int, str]) -> Array:
     else:
         values = _mixed_numbers(column, path, refused)
     for i in np.flatnonzero(~np.isfinite(values)).tolist():
-        refused.setdefault(i, f"{path}: expected a finite number, found {column[i]}")
+        refused.setdefault(i, f"{path}: expected a finite number, found {_short(str(column[i]))}")
     return values
 
 
@@ -62,6 +62,10 @@ def shown(value: Any) -> str:
     text = (
         msgspec.json.encode(value).decode() if not isinstance(value, msgspec.Raw) else bytes(value).decode()
     )
+    return _short(text)
+
+
+def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -198,10 +202,10 @@ def standardize(config: config.Standardize, context: Context) -> Standardize:
     try:
         raw = context.fs.read_bytes(context.path(given.path))
         scaler = msgspec.json.decode(raw, type=dict[str, Any])
-        mean, std = (msgspec.convert(scaler[name], list[float]) for name in ("mean", "std"))
-    except (OSError, KeyError, msgspec.MsgspecError) as error:
-        where = ("standardize", "from")
-        raise OptionError((where, f"expected a JSON file with the lists mean and std: {error}")) from error
+        mean, std = (msgspec.convert(scaler.get(name), list[float]) for name in ("mean", "std"))
+    except (OSError, msgspec.MsgspecError) as error:
+        where, why = ("standardize", "from"), error.strerror if isinstance(error, OSError) else error
+        raise OptionError((where, f"expected a JSON file with the lists mean and std: {why}")) from error
     if len(mean) != len(std) or not all(value > 0 for value in std):
         raise OptionError((("standardize", "from"), "expected as many std as mean, all of them above 0"))
     return Standardize(mean, std)
