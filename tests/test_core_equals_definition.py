@@ -54,10 +54,10 @@ def row_of(answer):
 def held(core):
     """Key -> state and columns, as canonical as the definition's."""
     out = {}
-    for key, row in core.keys.row_of.items():
+    for key, row in core.store.keys.row_of.items():
         at = np.array([row])
-        state = {name: array[0].tobytes() for name, array in core.slab.read(at).items()}
-        out[key] = (state, *(int(core.columns[c][row]) for c in ("last_time", "steps", "sequence")))
+        state = {name: array[0].tobytes() for name, array in core.store.slab.read(at).items()}
+        out[key] = (state, *(int(core.store.columns[c][row]) for c in ("last_time", "steps", "sequence")))
     return out
 
 
@@ -74,8 +74,10 @@ def expected(definition):
 
 def drop_marked(core, table):
     """Rows that a mark reset: the core does it when they are next seen, the definition at once."""
-    newest = max(core.epochs.values(), default=0)
-    return {k: v for k, v in table.items() if core.columns["epoch"][core.keys.row_of[k]] == newest}
+    newest = max(core.store.epochs.values(), default=0)
+    return {
+        k: v for k, v in table.items() if core.store.columns["epoch"][core.store.keys.row_of[k]] == newest
+    }
 
 
 @pytest.mark.parametrize("block", range(20))
@@ -87,10 +89,10 @@ def test_any_mix_of_rules_keys_times_rejects_and_cuts(block):
         for cuts in (None, random.Random(seed)):
             core, rows = by_core(case, cuts, Toy(scans=seed % 3 > 0))
             assert rows == want, seed
-            assert core.sequence == definition.sequence
-            assert sorted(core.keys.row_of) == sorted(definition.keys), seed
+            assert core.store.sequence == definition.sequence
+            assert sorted(core.store.keys.row_of) == sorted(definition.keys), seed
             assert drop_marked(core, held(core)) == drop_marked(core, expected(definition)), seed
-            assert [n for n, _ in core.keys.gone.items()] == list(definition.gone), seed
+            assert [n for n, _ in core.store.keys.gone.items()] == list(definition.gone), seed
 
 
 @pytest.mark.parametrize("model", [formula_model, numpy_model])

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from streamrnn.core import segment
 from streamrnn.core.boundaries import Asking, Boundaries, Carried, Rules
-from streamrnn.core.columns import BUILT_IN, Columns
-from streamrnn.core.keys import KeyTable
 from streamrnn.core.links import Links, link
 from streamrnn.core.lives import Lives, find_lives, too_far_ahead
 from streamrnn.core.schedule import cut
 from streamrnn.core.serve import Served, Server
-from streamrnn.core.slab import HostSlab
+from streamrnn.core.store import Store
 from streamrnn.errors import ModelError
 from streamrnn.events import Batch, Outputs
-from streamrnn.limits import CONTROL, EXPIRED, INITIAL, MAX_RULES, Elapsed, Limits, cause_names
+from streamrnn.limits import CONTROL, MAX_RULES, Elapsed, Limits
 from streamrnn.values import canonical_column, oversized
 
 if TYPE_CHECKING:
     from streamrnn.backend import Backend
     from streamrnn.events import Array, IntArray, Mark
     from streamrnn.rules import ResetRule
-
-_FIRST_CAPACITY = 1024
-_MARKS = ("control", "source_end")
 
 
 @dataclass(slots=True)
@@ -64,78 +59,56 @@ class Core:
             raise ModelError(f"at most {MAX_RULES} reset rules, found {len(rules)}")
         self.backend, self.elapsed, self.limits = backend, tuple(elapsed), limits or Limits()
         self.rules = Rules(rules)
-        self.cause_names = cause_names(rules)
-        self.sequence = 0
-        self.largest: dict[str, int] = {}
-        self.epochs: dict[int, int] = {}
-        self.keys = KeyTable(self.limits.max_keys, self.limits.remember_evicted)
-        self._kept_fields = sorted({path for rule in rules for path in rule.previous_fields})
-        self._own = [{f"rule:{i}:{n}": d for n, d in r.columns.items()} for i, r in enumerate(rules)]
-        dtypes = BUILT_IN | {f"field:{path}": "object" for path in self._kept_fields}
-        self.columns = Columns({**dtypes, **{n: d for own in self._own for n, d in own.items()}})
-        capacity = min(_FIRST_CAPACITY, self.limits.max_keys)
-        self.slab = backend.make_slab(capacity) if backend.make_slab else HostSlab(backend.state, capacity)
-        self.columns.grow(capacity)
-        self._dirty = segment.Dirty(capacity)
-        self._server = Server(backend, self.slab, self.limits.max_state_norm)
+        self.store = Store(backend, rules, self.limits)
+        self._server = Server(backend, self.store.slab, self.limits.max_state_norm)
 
     def __len__(self) -> int:
         """Live keys."""
-        return len(self.keys)
+        return len(self.store.keys)
+
+    @property
+    def cause_names(self) -> tuple[str, ...]:
+        """Names of the bits in `Outputs.cause`, lowest first."""
+        return self.store.cause_names
 
     def process(self, batch: Batch) -> Outputs:
         """Serve a batch: one output for every event that is not refused, in the batch's order."""
         parts, start = [], 0
         while start < len(batch):
             # Idle keys are collected at fixed numbers of events, so that no cut of the stream changes when.
-            room = self.limits.collect_every - self.sequence % self.limits.collect_every
+            room = self.limits.collect_every - self.store.sequence % self.limits.collect_every
             stop = min(len(batch), start + room)
             parts.append((start, self._serve(_slice(batch, start, stop))))
             if len(parts[-1][1]) == room:
-                self.expire(max(self.largest.values(), default=0))
+                self.expire(max(self.store.largest.values(), default=0))
             start = stop
         return _join(parts) if parts else _nothing(self.backend, {})
 
     def mark(self, mark: Mark) -> None:
         """Between batches: the end of a source or a control message, for the keys it names or for all."""
         bits = self.rules.mark_bits(mark.kind) | (CONTROL if mark.kind == "control" else 0)
-        if not bits:
-            return
-        if mark.keys is None:
-            self.epochs[bits] = max(self.epochs.values(), default=0) + 1
-            return
-        held = [self.keys.row_of[key] for key in mark.keys if key in self.keys.row_of]
-        rows = np.array(sorted(set(held)), np.int64)
-        self._reset(rows, self.columns["pending"][rows] | bits, np.full(len(rows), INITIAL, np.int8))
-        self.columns["reset_known"][rows] = False
+        if bits:
+            self.store.reset_keys(mark.keys, bits)
 
     def expire(self, log_time: int) -> None:
         """Free the rows of keys that would begin anew anyway if they came back at `log_time` or later."""
-        if self.limits.idle is None:
-            return
-        sequence = self.columns["sequence"]
-        idle = (sequence > 0) & (log_time - self.columns["last_time"] > self.limits.idle)
-        rows = np.flatnonzero(idle)
-        rows = rows[np.argsort(sequence[rows])]
-        for row in rows.tolist():
-            self.keys.release(row, EXPIRED)
-        self.columns.clear(rows)
-        self._dirty.touch(rows)
+        if self.limits.idle is not None:
+            self.store.free_idle(log_time, self.limits.idle)
 
     def snapshot(self) -> bytes:
         """All state as one segment; the next delta starts from here."""
-        return segment.write(self, np.flatnonzero(self.columns["sequence"] > 0), base=True)
+        return segment.write(self.store, np.flatnonzero(self.store.columns["sequence"] > 0), base=True)
 
     def take_delta(self) -> bytes:
         """A segment of the rows that changed since the last snapshot or delta."""
-        return segment.write(self, self._dirty.rows(len(self.keys.key_of)), base=False)
+        return segment.write(self.store, self.store.dirty.rows(len(self.store.keys.key_of)), base=False)
 
     def restore(self, segments: Sequence[bytes]) -> None:
         """Become what a snapshot and the deltas after it describe; for a core that has served nothing.
 
         Raises `StateError` if they are damaged, in the wrong order, or of another model.
         """
-        segment.read(self, segments)
+        segment.read(self.store, segments)
 
     def _serve(self, batch: Batch) -> Outputs:
         """One part of a batch; planned again, without them, for as long as events are refused."""
@@ -150,7 +123,7 @@ class Core:
             plan = self._plan(part, fields if whole else {path: c[index] for path, c in fields.items()})
             if not plan.served.refused:
                 return self._commit(plan, index, refused | ahead)
-            self.keys.undo()
+            self.store.keys.undo()
             certain = self._certain(plan)
             if not certain:
                 middle = len(batch) // 2
@@ -167,7 +140,7 @@ class Core:
         """
         n, limits = len(plan.batch), self.limits
         shared = limits.idle is not None or limits.max_ahead is not None
-        if n > 1 and (shared or len(self.keys) + n > limits.max_keys):
+        if n > 1 and (shared or len(self) + n > limits.max_keys):
             return {}
         place = np.empty(n, np.int64)
         place[plan.links.order] = np.arange(n)
@@ -176,7 +149,7 @@ class Core:
 
     def _oversized(self, fields: Mapping[str, Array]) -> dict[int, str]:
         limit, refused = self.limits.max_value_bytes, {}
-        for path in self._kept_fields:
+        for path in self.store.kept_fields:
             reason = f"{path}: a reset rule keeps at most {limit} bytes of it"
             refused.update(dict.fromkeys(oversized(fields[path], limit).tolist(), reason))
         return refused
@@ -189,20 +162,21 @@ class Core:
         ahead = self.limits.max_ahead
         if batch.time is None or ahead is None or not len(index):
             return index, {}
-        far = too_far_ahead(batch.time[index], self.largest.get(batch.source), ahead)
+        far = too_far_ahead(batch.time[index], self.store.largest.get(batch.source), ahead)
         reason = "time: further ahead of the largest seen than limits.max_ahead_s allows"
         return np.delete(index, far), dict.fromkeys(index[far].tolist(), reason)
 
     def _plan(self, batch: Batch, fields: Mapping[str, Array]) -> Plan:
         """rows -> links -> resets -> keyed features -> segments -> step and scan."""
-        rows, first = self.keys.assign(batch.keys, self.columns["sequence"])
-        self._grow(len(self.keys.key_of))
+        store = self.store
+        rows, first = store.keys.assign(batch.keys, store.columns["sequence"])
+        store.grow(len(store.keys.key_of))
         links = link(rows)
         order = links.order
         time = np.zeros(len(batch), np.int64) if batch.time is None else batch.time[order]
         expiry = self._expiry(batch.time, order)
-        carried = self._carried(links)
-        lives = find_lives(links, first[order], time, self.columns["last_time"][links.rows], expiry)
+        carried = store.carried(links)
+        lives = find_lives(links, first[order], time, store.columns["last_time"][links.rows], expiry)
         given = None if batch.time is None else time
         fields = {path: column[order] for path, column in fields.items()}
         bounds = self.rules.apply(Asking(links, lives, carried, given, fields))
@@ -211,39 +185,13 @@ class Core:
         served = self._server.run(segments, inputs, len(batch))
         return Plan(batch, links, lives, bounds, carried, fields, given, start, place, served)
 
-    def _grow(self, needed: int) -> None:
-        if needed > self.columns.capacity:
-            capacity = max(needed, min(2 * self.columns.capacity, self.limits.max_keys))
-            self.columns.grow(capacity)
-            self.slab.grow(capacity)
-            self._dirty.grow(capacity)
-
     def _expiry(self, time: IntArray | None, order: IntArray) -> IntArray | None:
         """In sorted order: the time before which a key's last event is too long ago."""
         if time is None or self.limits.idle is None:
             return None
-        start = max(self.largest.values(), default=int(time[0]))
+        start = max(self.store.largest.values(), default=int(time[0]))
         largest = np.maximum(np.maximum.accumulate(time), start)
         return (largest - self.limits.idle)[order]
-
-    def _carried(self, links: Links) -> Carried:
-        """Row columns of the batch, with resets of all keys since a row's last event applied."""
-        column = {name: array[links.rows] for name, array in self.columns.arrays.items()}
-        for bits, epoch in self.epochs.items():
-            stale = column["epoch"] < epoch
-            column["pending"][stale] |= bits
-            column["fresh"][stale] = INITIAL
-            column["reset_known"][stale] = False
-            column["steps"][stale] = 0
-        return Carried(
-            column["steps"],
-            column["reset_time"],
-            column["reset_known"],
-            column["pending"],
-            column["fresh"],
-            {path: column[f"field:{path}"] for path in self._kept_fields},
-            [{name.split(":", 2)[2]: column[name] for name in own} for own in self._own],
-        )
 
     def _keyed_features(
         self, batch: Batch, links: Links, lives: Lives, bounds: Boundaries, time: IntArray
@@ -265,15 +213,15 @@ class Core:
     def _commit(self, plan: Plan, index: IntArray, refused: dict[int, str]) -> Outputs:
         """Store everything the batch changed, and sort its answer back into the batch's order."""
         for rows, state, mask in plan.served.puts:
-            self.slab.put(rows, state, mask)
+            self.store.slab.put(rows, state, mask)
         steps = self._steps(plan)
         self._store_columns(plan, steps)
-        self._dirty.touch(plan.links.rows)
-        self.sequence += len(index)
+        self.store.dirty.touch(plan.links.rows)
+        self.store.sequence += len(index)
         if plan.batch.time is not None:
-            seen = self.largest.get(plan.batch.source)
+            seen = self.store.largest.get(plan.batch.source)
             largest = int(plan.batch.time.max())
-            self.largest[plan.batch.source] = largest if seen is None else max(largest, seen)
+            self.store.largest[plan.batch.source] = largest if seen is None else max(largest, seen)
         out = Outputs(index, plan.served.y, np.empty_like(steps), np.empty_like(steps), refused)
         out.steps[plan.links.order] = steps
         out.cause[plan.links.order] = plan.bounds.cause
@@ -289,8 +237,8 @@ class Core:
     def _store_columns(self, plan: Plan, steps: IntArray) -> None:
         """The row columns as the last event of each row leaves them."""
         rows, last = plan.links.rows, plan.links.lasts
-        columns, after = self.columns, plan.bounds.after[last]
-        numbers = self.sequence + 1 + plan.links.order
+        columns, after = self.store.columns, plan.bounds.after[last]
+        numbers = self.store.sequence + 1 + plan.links.order
         positions = np.zeros(len(numbers), np.int64)
         if plan.batch.positions is not None:
             positions = plan.batch.positions[plan.links.order]
@@ -299,23 +247,23 @@ class Core:
         columns["position"][rows] = positions[last]
         columns["last_time"][rows] = plan.lives.now[last]
         columns["steps"][rows] = steps[last]
-        columns["epoch"][rows] = max(self.epochs.values(), default=0)
+        columns["epoch"][rows] = self.store.epoch
         columns["pending"][rows] = 0
         columns["fresh"][rows] = 0
-        for path in self._kept_fields:
+        for path in self.store.kept_fields:
             columns[f"field:{path}"][rows] = plan.fields[path][last]
-        for own, values in zip(self._own, plan.carried.rule_columns, strict=True):
-            for name in own:
-                columns[name][rows] = values[name.split(":", 2)[2]]
+        for names, values in zip(self.store.rule_columns, plan.carried.rule_columns, strict=True):
+            for name, stored in names.items():
+                columns[stored][rows] = values[name]
         reset = after != 0
         if reset.any():
-            self._reset(rows[reset], after[reset], self.rules.to(after[reset]))
+            self.store.reset(rows[reset], after[reset], self.rules.to(after[reset]))
 
     def _store_resets(
         self, plan: Plan, rows: IntArray, last: IntArray, numbers: IntArray, positions: IntArray
     ) -> None:
         """When and where each row was reset last."""
-        bounds, now, columns = plan.bounds, plan.lives.now, self.columns
+        bounds, now, columns = plan.bounds, plan.lives.now, self.store.columns
         start, after = plan.segment_start[last], bounds.after[last] != 0
         inside = ~after & (bounds.fresh[start] != 0)
         at_event = after | bounds.timed[start]
@@ -329,14 +277,6 @@ class Core:
         where = np.where(after, last, start)
         columns["reset_sequence"][rows[changed]] = numbers[where[changed]]
         columns["reset_position"][rows[changed]] = positions[where[changed]]
-
-    def _reset(self, rows: IntArray, causes: IntArray, fresh: Any) -> None:
-        """Reset stored rows at once; their next event shows why."""
-        self.slab.init(rows, fresh)
-        self.columns["pending"][rows] = causes
-        self.columns["fresh"][rows] = fresh
-        self.columns["steps"][rows] = 0
-        self._dirty.touch(rows)
 
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:

@@ -1,0 +1,140 @@
+"""All that a shard remembers: keys, their rows of columns and model state, and the clocks over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamrnn.core.boundaries import Carried
+from streamrnn.core.columns import BUILT_IN, Columns
+from streamrnn.core.keys import KeyTable
+from streamrnn.core.slab import HostSlab
+from streamrnn.limits import EXPIRED, INITIAL, Limits, cause_names
+
+if TYPE_CHECKING:
+    from streamrnn.backend import Backend, Slab
+    from streamrnn.core.links import Links
+    from streamrnn.events import IntArray
+    from streamrnn.rules import ResetRule
+
+_FIRST_CAPACITY = 1024
+_ROWS_PER_FLAG = 64
+
+
+class Dirty:
+    """Which rows changed since the last segment, a flag per block of rows."""
+
+    def __init__(self, capacity: int) -> None:
+        self._flags = np.zeros(0, np.bool_)
+        self.grow(capacity)
+
+    def grow(self, capacity: int) -> None:
+        """Flags for more rows."""
+        flags = np.zeros(-(-capacity // _ROWS_PER_FLAG), np.bool_)
+        flags[: len(self._flags)] = self._flags
+        self._flags = flags
+
+    def touch(self, rows: IntArray) -> None:
+        """These rows changed."""
+        self._flags[rows // _ROWS_PER_FLAG] = True
+
+    def rows(self, used: int) -> IntArray:
+        """All rows of touched blocks, below `used`."""
+        blocks = np.flatnonzero(self._flags)
+        rows = (blocks[:, None] * _ROWS_PER_FLAG + np.arange(_ROWS_PER_FLAG)).ravel()
+        return rows[rows < used]
+
+    def clear(self) -> None:
+        """Everything is written."""
+        self._flags[:] = False
+
+
+class Store:
+    """The state of one shard.
+
+    `sequence` counts accepted events; `largest` is the largest time by source; `epochs` the last reset of all
+    keys by its cause bits, which a row has seen once its own epoch is as high. `kept_fields` are the fields
+    whose last value the rules need; `rule_columns` for each rule the columns of its own, by the rule's name.
+    """
+
+    def __init__(self, backend: Backend, rules: Sequence[ResetRule], limits: Limits) -> None:
+        self.limits = limits
+        self.cause_names = cause_names(rules)
+        self.fingerprint = backend.state.fingerprint
+        self.sequence = 0
+        self.largest: dict[str, int] = {}
+        self.epochs: dict[int, int] = {}
+        self.keys = KeyTable(limits.max_keys, limits.remember_evicted)
+        self.kept_fields = sorted({path for rule in rules for path in rule.previous_fields})
+        self.rule_columns = [{n: f"rule:{i}:{n}" for n in rule.columns} for i, rule in enumerate(rules)]
+        dtypes = BUILT_IN | {f"field:{path}": "object" for path in self.kept_fields}
+        for names, rule in zip(self.rule_columns, rules, strict=True):
+            dtypes |= {names[name]: dtype for name, dtype in rule.columns.items()}
+        self.columns = Columns(dtypes)
+        capacity = min(_FIRST_CAPACITY, limits.max_keys)
+        self.columns.grow(capacity)
+        self.slab: Slab = HostSlab(backend.state, capacity)
+        if backend.make_slab is not None:
+            self.slab = backend.make_slab(capacity)
+        self.dirty = Dirty(capacity)
+
+    @property
+    def epoch(self) -> int:
+        """How many times all keys were reset."""
+        return max(self.epochs.values(), default=0)
+
+    def grow(self, needed: int) -> None:
+        """Room for so many rows, and some more."""
+        if needed > self.columns.capacity:
+            capacity = max(needed, min(2 * self.columns.capacity, self.limits.max_keys))
+            self.columns.grow(capacity)
+            self.slab.grow(capacity)
+            self.dirty.grow(capacity)
+
+    def carried(self, links: Links) -> Carried:
+        """Columns of a batch's rows, with resets of all keys since a row's last event applied."""
+        column = {name: array[links.rows] for name, array in self.columns.arrays.items()}
+        for bits, epoch in self.epochs.items():
+            stale = column["epoch"] < epoch
+            column["pending"][stale] |= bits
+            column["fresh"][stale] = INITIAL
+            column["reset_known"][stale] = False
+            column["steps"][stale] = 0
+        return Carried(
+            column["steps"],
+            column["reset_time"],
+            column["reset_known"],
+            column["pending"],
+            column["fresh"],
+            {path: column[f"field:{path}"] for path in self.kept_fields},
+            [{name: column[stored] for name, stored in names.items()} for names in self.rule_columns],
+        )
+
+    def reset(self, rows: IntArray, causes: IntArray, fresh: Any) -> None:
+        """Reset rows at once; their next event shows why."""
+        self.slab.init(rows, fresh)
+        self.columns["pending"][rows] = causes
+        self.columns["fresh"][rows] = fresh
+        self.columns["steps"][rows] = 0
+        self.dirty.touch(rows)
+
+    def reset_keys(self, keys: Sequence[str] | None, bits: int) -> None:
+        """Reset some keys, or all of them, outside of time: it counts from the next event of each."""
+        if keys is None:
+            self.epochs[bits] = self.epoch + 1
+            return
+        rows = np.array(sorted({self.keys.row_of[k] for k in keys if k in self.keys.row_of}), np.int64)
+        self.reset(rows, self.columns["pending"][rows] | bits, np.full(len(rows), INITIAL, np.int8))
+        self.columns["reset_known"][rows] = False
+
+    def free_idle(self, log_time: int, idle: int) -> None:
+        """Free the rows of keys whose largest time lies more than `idle` before `log_time`, oldest first."""
+        sequence = self.columns["sequence"]
+        rows = np.flatnonzero((sequence > 0) & (log_time - self.columns["last_time"] > idle))
+        rows = rows[np.argsort(sequence[rows])]
+        for row in rows.tolist():
+            self.keys.release(row, EXPIRED)
+        self.columns.clear(rows)
+        self.dirty.touch(rows)
