@@ -52,7 +52,7 @@ def output(name: str) -> Make:
 
     def make(answered: Answered) -> Column:
         y, flat = answered.outputs.y[name], _flat(answered, name)
-        return flat[:, 0] if flat.shape[1] == 1 else y if y.ndim == 2 else y.tolist()
+        return flat[:, 0] if flat.shape[1] == 1 else y if y.ndim == 2 else _shortest(y).tolist()
 
     return make
 
@@ -72,17 +72,14 @@ def top_k(name: str, k: int, labels: Sequence[str] | None, scores: bool) -> Make
 
     def make(answered: Answered) -> Column:
         y = _flat(answered, name)
-        order = np.argsort(-y, axis=1, kind="stable")[:, :k]
+        # Sorted backwards twice, so that equal ones keep their order and any dtype will do.
+        order = y.shape[1] - 1 - np.argsort(y[:, ::-1], axis=1, kind="stable")[:, : -k - 1 : -1]
         named: list[list[Any]] = order.tolist()
         if labels is not None:
             named = [[labels[i] for i in row] for row in named]
         if not scores:
             return named
-        from streamrnn.codecs.shortest import shortest
-
-        values = np.take_along_axis(y, order, axis=1)
-        if values.dtype == np.float32:
-            values = shortest(values.reshape(-1)).reshape(values.shape)
+        values = _shortest(np.take_along_axis(y, order, axis=1))
         return [
             [{"label": label, "score": score} for label, score in zip(*pair, strict=True)]
             for pair in zip(named, values.tolist(), strict=True)
@@ -122,6 +119,15 @@ def _cause_lists(causes: IntArray, names: Sequence[str]) -> list[list[str]]:
     distinct, place = np.unique(causes, return_inverse=True)
     spelled = [[name for bit, name in enumerate(names) if c >> bit & 1] for c in distinct.tolist()]
     return [spelled[i] for i in place.tolist()]
+
+
+def _shortest(values: Array) -> Array:
+    """Numbers that print as briefly as their dtype allows, once they are Python's."""
+    if values.dtype != np.float32:
+        return values
+    from streamrnn.codecs.shortest import shortest
+
+    return shortest(values)
 
 
 def _flat(answered: Answered, name: str) -> Array:

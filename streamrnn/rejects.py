@@ -39,7 +39,7 @@ class RejectFile:
     def __init__(self, path: str, context: Context) -> None:
         self._path, self._fs = path, context.fs
         try:
-            context.path(path).parent.mkdir(parents=True, exist_ok=True)
+            context.fs.make_parents(context.path(path))
             self._file = context.fs.open_write(context.path(path), append=False)
         except OSError as error:
             raise SinkError(f"dead_letter: cannot open {path}: {error.strerror}") from error

@@ -12,6 +12,7 @@ from streamrnn.features.encoders import OneHot
 
 NUMBERS = {"x": [Reading(("x",), slice(0, 1))]}
 SCALAR = {"x": TensorSpec("x", (), "float32")}
+TOO_LONG = "k: a key of more than limits.max_key_bytes = 8"
 NO_KEY = "expected a key, a text or an integer, found"
 S, MS, US, NS = 1, 1_000, 1_000_000, 1_000_000_000
 
@@ -38,13 +39,13 @@ def stage(**changed: Any) -> EventStage:
     [
         (["a", "b", "a"], ["a", "b", "a"], {}),
         (["", "é"], ["", "é"], {}),
-        ([7, -7, "7", 2**70], ["7", "-7", "7", str(2**70)], {3: "k: a key of more than limits.max_key_bytes = 8"}),
+        ([7, -7, "7", 2**70], ["7", "-7", "7", str(2**70)], {3: TOO_LONG}),
         (np.array([3, 4]), ["3", "4"], {}),
         ([None, "a"], ["", "a"], {0: f"k: {NO_KEY} nothing"}),
         (["a", True, 1.5], ["a", "", ""], {1: f"k: {NO_KEY} true", 2: f"k: {NO_KEY} 1.5"}),
         ([["a"], {"a": 1}], ["", ""], {0: f'k: {NO_KEY} ["a"]', 1: f'k: {NO_KEY} {{"a":1}}'}),
-        (["12345678", "123456789"], ["12345678", "123456789"], {1: "k: a key of more than limits.max_key_bytes = 8"}),
-        (["ééééé"], ["ééééé"], {0: "k: a key of more than limits.max_key_bytes = 8"}),
+        (["12345678", "123456789"], ["12345678", "123456789"], {1: TOO_LONG}),
+        (["ééééé"], ["ééééé"], {0: TOO_LONG}),
     ],
 )  # fmt: skip
 def test_keys(values: Any, texts: list[str], refused: dict[int, str]) -> None:
@@ -57,7 +58,10 @@ def test_compound_keys_cannot_be_confused() -> None:
     one = stage(key_fields=("k", "l"), time=None, inputs={}, rule_fields=())
     columns = Columns(len(pairs), {"k": [k for k, _ in pairs], "l": [part for _, part in pairs]})
     batch, _, refused = one.read(columns, block(len(pairs)))
-    assert (len(set(batch.keys)), refused) == (len(pairs) - 1, {})  # an integer is its text, as with one field
+    assert (len(set(batch.keys)), refused) == (
+        len(pairs) - 1,
+        {},
+    )  # an integer is its text, as with one field
     assert batch.keys[0] == '["a","b,c"]'
     _, records, refused = one.read(Columns(2, {"k": ["a", "a"], "l": [None, "b"]}), block(2))
     assert (records.tolist(), refused) == ([1], {0: f"l: {NO_KEY} nothing"})
@@ -119,7 +123,7 @@ FORM = "t: expected a time such as 2026-01-31T12:00:00Z, found"
         (S, "2026-01-31T12:00Z", f'{FORM} "2026-01-31T12:00Z"'),
         (S, "2026-01-31", f'{FORM} "2026-01-31"'),
         (S, "", f'{FORM} ""'),
-        (S, "tomorrow" * 20, f"{FORM} \"{('tomorrow' * 20)[:56]}..."),
+        (S, "tomorrow" * 20, f'{FORM} "{("tomorrow" * 20)[:56]}...'),
         (S, 5, f"{FORM} 5"),
         (S, None, f"{FORM} nothing"),
     ],
@@ -174,8 +178,12 @@ def test_the_first_reason_is_told() -> None:
 
 
 def test_inputs_have_the_shape_of_the_model_and_room_for_keyed_features() -> None:
-    readings = [Reading(("c",), slice(0, 2), encoder=OneHot("ab", 0, None)), Reading((), slice(2, 3)),
-        Reading(("x", "z"), slice(3, 5), missing=9, has_missing=True), Reading(("x",), slice(5, 6))]  # fmt: skip
+    readings = [
+        Reading(("c",), slice(0, 2), encoder=OneHot("ab", 0, None)),
+        Reading((), slice(2, 3)),
+        Reading(("x", "z"), slice(3, 5), missing=9, has_missing=True),
+        Reading(("x",), slice(5, 6)),
+    ]
     one = stage(inputs={"m": readings}, specs={"m": TensorSpec("m", (2, 3), "float32")}, time=None)
     fields = {"k": ["a", "b"], "c": ["b", "a"], "x": [1, 2], "z": [None, 4], "w": [0, 0]}
     batch, _, refused = one.read(Columns(2, fields), block(2))

@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import json
 import os
-import random
 import subprocess
 import sys
-from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from streamrnn.config.load import load_pipeline
 from streamrnn.context import Context
@@ -20,134 +15,8 @@ from streamrnn.registry import Registry
 HERE = Path(__file__).parent
 PIPELINES = HERE.parent / "pipelines"
 
-BROKEN = {
-    "bad_unit": [
-        "5:27: event.time.unit: expected one of s, ms, us, ns, rfc3339, found 'seconds'",
-        "5:48: event.time.resolution: expected one of s, ms, us, ns, found 'minutes'",
-        "7:31: event.inputs.x.1.elapsed: expected one of ns, us, ms, s, min, h, found 'minutes'; did "
-        "you mean 'min'?",
-        "9:17: reset.0.gap: unknown option 'gap'; did you mean 'gap_s'? known: name, to, gap_s",
-        "10:24: reset.1.age_s: expected a number, found the text '1h'",
-        "18:18: limits.idle_s: expected a number, found the text '7d'",
-    ],
-    "bomb": [
-        "1:4: a: the anchor &a; leave it out, write values where they are used",
-        "2:4: b: the anchor &b; leave it out, write values where they are used",
-        "2:8: b.0: the alias *a; write the value out",
-        "2:12: b.1: the alias *a; write the value out",
-        "2:16: b.2: the alias *a; write the value out",
-        "2:20: b.3: the alias *a; write the value out",
-        "2:24: b.4: the alias *a; write the value out",
-        "2:28: b.5: the alias *a; write the value out",
-        "2:32: b.6: the alias *a; write the value out",
-        "2:36: b.7: the alias *a; write the value out",
-        "2:40: b.8: the alias *a; write the value out",
-        "3:5: c.0: the alias *b; write the value out",
-        "3:9: c.1: the alias *b; write the value out",
-        "3:13: c.2: the alias *b; write the value out",
-        "3:17: c.3: the alias *b; write the value out",
-        "3:21: c.4: the alias *b; write the value out",
-        "3:25: c.5: the alias *b; write the value out",
-        "3:29: c.6: the alias *b; write the value out",
-        "3:33: c.7: the alias *b; write the value out",
-        "3:37: c.8: the alias *b; write the value out",
-    ],
-    "duplicate_key": [
-        "5:20: event.inputs.x.0.field: the key 'field' again; it is already on line 5",
-        "13:1: source: the key 'source' again; it is already on line 1",
-    ],
-    "later_version": [
-        "13:1: checkpoint: 'checkpoint' is planned, but streamrnn 0.1.0 cannot do it yet; remove it",
-        "14:1: workers: 'workers' is planned, but streamrnn 0.1.0 cannot do it yet; remove it",
-    ],
-    "missing_field": [
-        "1:1: decode.type: missing; expected the name of a component; `streamrnn list` shows those installed",
-        "1:1: source: missing; expected where records come from, such as {type: stdin}",
-        "3:3: event.time.unit: missing; expected what the field counts since 1970 (s, ms, us, ns), or "
-        "rfc3339 for a text",
-        "5:8: event.inputs.x: expected at least one feature, found an empty list",
-        "6:9: event.inputs.z.0: expected field or fields, found neither",
-        "8:5: reset.0.gap_s: missing; expected seconds of event time",
-        "9:5: reset.1.type: missing; expected the name of a component; `streamrnn list` shows those "
-        "installed",
-        "12:12: model.layers.0.type: missing; expected one of embedding, concat, rnn, lstm, gru, linear",
-        "13:32: encode.fields.y.type: missing; expected one of output, argmax, top_k, threshold, meta",
-        "14:1: sink.type: missing; expected the name of a component; `streamrnn list` shows those installed",
-        "15:1: dead_letter.path: missing; expected a file of JSON lines: position, reason and raw bytes",
-        "17:5: tests.0.name: missing; expected what this example shows, in a few words",
-    ],
-    "rule_that_never_fires": [
-        "9:5: reset.0: can never fire: 'machine' is part of the key, so it never changes in one",
-        "10:5: reset.1: can never fire: no number is above 5 and below 3",
-        "11:5: reset.2: can never fire: limits.idle_s forgets the key after 3600 s already",
-        "13:5: reset.4: can never fire: another rule resets every 10 events",
-    ],
-    "tab": [
-        "5:1: a tab; YAML indents with spaces",
-    ],
-    "unknown_backend": [
-        "1:11: plugins.0: no plugin 'acme' is installed",
-        "2:16: source.type: no source 'kafka'; installed: file, stdin; pip install streamrnn-kafka adds it",
-        "3:16: decode.type: no codec 'json'; installed: jsonl; did you mean 'jsonl'?",
-        "8:12: reset.0.type: no reset rule 'on_chnage'; installed: age, every, gap, on_change, "
-        "on_value, source_end; did you mean 'on_change'?",
-        "10:9: model.type: no backend 'onnx'; installed: formula, numpy; pip install streamrnn-onnx adds it",
-        "13:14: sink.type: no sink 'printer'; installed: file, stdout",
-    ],
-    "unknown_option": [
-        "1:23: source.path: unknown option 'path'",
-        "2:23: decode.encoding: unknown option 'encoding'",
-        "4:3: event.keys: unknown option 'keys'; did you mean 'key'? known: key, time, inputs",
-        "6:20: event.inputs.x.0.onehot: unknown feature 'onehot'; did you mean 'one_hot'? known: log1p, "
-        "one_hot, scale, standardize, vector, vocab, field, fields, missing, then, elapsed",
-        "7:40: event.inputs.z.0.then.0: no feature 'standardise'; installed: log1p, one_hot, scale, "
-        "standardize, vector, vocab; did you mean 'standardize'?",
-        "8:1: resets: unknown option 'resets'; did you mean 'reset'? known: name, plugins, source, "
-        "decode, event, reset, model, encode, sink, dead_letter, limits, numerics, tests",
-        "13:3: model.outputs: unknown option 'outputs'; did you mean 'output'? known: state, update, output",
-        "14:32: encode.fields.best.k: missing; expected the number of entries to give",
-        "14:63: encode.fields.best.n: unknown option 'n'; known: type, output, k, labels, scores",
-        "14:82: encode.fields.all.type: expected one of output, argmax, top_k, threshold, meta, found "
-        "'softmax'",
-        "15:37: sink.mode: unknown option 'mode'; known: path, if_exists",
-        "16:10: limits.max_key: unknown option 'max_key'; did you mean 'max_keys'? known: max_keys, "
-        "idle_s, max_ahead_s, max_state_norm, remember_evicted, max_key_bytes, max_value_bytes, "
-        "max_line_bytes, max_batch_events",
-    ],
-    "unset_variable": [
-        "1:28: source.path: environment variable EVENTS is not set; give a default with ${EVENTS:-...}",
-        "4:8: event.key: set KEY to the field that names the machine",
-        "6:27: event.inputs.x.0.scale: expected ${NAME}, ${NAME:-default} or ${NAME:?message}, found "
-        "'${1}'; write $$ for a $ before a brace",
-        "15:13: limits.max_keys: expected an integer, found the value of '${MAX_KEYS:-many}'",
-    ],
-    "weights_of_another_width": [
-        "11:40: model.layers.0.weights: gru.bias_hh_l0: expected [192] (3 x hidden 64), found [288]",
-        "11:40: model.layers.0.weights: gru.bias_ih_l0: expected [192] (3 x hidden 64), found [288]",
-        "11:40: model.layers.0.weights: gru.weight_hh_l0: expected [192, 64] (3 x hidden 64, hidden "
-        "64), found [288, 96]",
-        "11:40: model.layers.0.weights: gru.weight_ih_l0: expected [192, 26] (3 x hidden 64, input 26), "
-        "found [288, 27]; the input is 'x'",
-        "12:40: model.layers.1.weights: head.weight: expected [27, 64] (out 27, input 64), found [27, "
-        "96]; the input is 'gru'",
-    ],
-    "wrong_type": [
-        "1:7: name: expected a text, found the number 7",
-        "6:9: event.time: expected a mapping, found the text 'ts'",
-        "8:8: event.inputs.x: expected a list, found a mapping",
-        "9:17: event.inputs.y.0.field: expected the path of a field, found a list; several go into fields",
-        "9:35: event.inputs.y.1.fields: expected a list of paths, found the text 'a'",
-        "9:74: event.inputs.y.2.missing: expected a number, found the text 'none'",
-        "11:27: reset.0.events: expected an integer, found the text '10'",
-        "12:24: reset.1.gap_s: expected a number > 0, found -30",
-        "15:14: model.state.H: expected a finite number, a list of 2 to 65536 finite numbers or {first: "
-        "<input>}, found 'zero'; a list of one number is written as the number",
-        "18:32: encode.include: expected a list, found the text 'typist'",
-        "19:7: sink: expected a mapping, found the text 'stdout'",
-        "20:20: limits.max_keys: expected an integer, found the number 1000000.0",
-        "20:43: limits.max_batch_events: expected a number <= 65536, found 100000",
-    ],
-}
+EXPECTED = (HERE / "broken" / "expected.txt").read_text().splitlines()
+BROKEN = [path.name for path in sorted((HERE / "broken").glob("*.yaml"))]
 
 WHOLE = """\
 plugins: []
@@ -180,18 +49,15 @@ def lint(text: str | bytes, name: str = "p.yaml", env: dict[str, str] | None = N
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_every_mistake_of_a_broken_pipeline_is_told_at_once(name: str) -> None:
-    assert lint((HERE / "broken" / f"{name}.yaml").read_bytes()) == BROKEN[name]
+    found = [f"{name}:{line}" for line in lint((HERE / "broken" / name).read_bytes(), name)]
+    assert found == [line for line in EXPECTED if line.startswith(f"{name}:")]
+    assert found
 
 
-def test_every_broken_pipeline_is_in_the_table() -> None:
-    assert sorted(BROKEN) == sorted(path.stem for path in (HERE / "broken").glob("*.yaml"))
-
-
-def test_the_command_prints_the_findings_and_exits_with_1() -> None:
-    names = ["bad_unit", "tab"]
-    done = streamrnn("lint", *(f"tests/broken/{name}.yaml" for name in names))
-    expected = [f"tests/broken/{name}.yaml:{line}" for name in names for line in BROKEN[name]]
-    assert (done.returncode, done.stdout.splitlines()) == (1, expected)
+def test_the_command_prints_the_findings_of_all_files_and_exits_with_1() -> None:
+    done = streamrnn("lint", *(f"tests/broken/{name}" for name in BROKEN))
+    expected = [f"tests/broken/{line}" for line in EXPECTED]
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (1, expected, "")
 
 
 def streamrnn(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -505,69 +371,3 @@ def test_lint_loads_nothing_heavy() -> None:
         env = {**os.environ, "PYTHONPATH": str(HERE.parent)}
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
         assert (done.stdout, done.stderr) == ("[]\n", "")
-
-
-ODD: list[Any] = [
-    None,
-    True,
-    0,
-    -1,
-    7,
-    1e9,
-    1.5,
-    10**30,
-    "",
-    "x",
-    "${X}",
-    [],
-    [1],
-    [[]],
-    {},
-    {"a": 1},
-    {"type": "gap"},
-]
-
-
-def places(data: Any) -> list[tuple[Any, Any]]:
-    """Every key and index in nested data, with what holds it."""
-    parts = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    return [place for part, value in parts for place in ((data, part), *places(value))]
-
-
-def mutate(data: dict[str, Any], rng: random.Random) -> None:
-    """One change: a value replaced, removed, or swapped with another, or a key renamed."""
-    holder, part = rng.choice(places(data))
-    match rng.randrange(4):
-        case 0:
-            holder[part] = deepcopy(rng.choice(ODD))
-        case 1:
-            del holder[part]
-        case 2:
-            other, at = rng.choice(places(data))
-            inside = places(holder[part]) + places(other[at])
-            if all(other is not each and holder is not each for each, _ in inside):
-                holder[part], other[at] = other[at], holder[part]
-        case 3 if isinstance(holder, dict):
-            holder[rng.choice(["type", "field", "then", "elapsed", "y", part[:-1]])] = holder.pop(part)
-
-
-@pytest.mark.parametrize("name", ["affine", "next_letter"])
-def test_a_mutated_pipeline_is_accepted_or_has_findings(name: str) -> None:
-    rng, text = random.Random(name), (PIPELINES / f"{name}.yaml").read_text()
-    whole = yaml.safe_load(text)
-    registry, context, found = Registry([]), Context(base_dir=PIPELINES), 0
-    for _ in range(500):
-        if rng.random() < 0.3:
-            lines = text.splitlines()
-            del lines[rng.randrange(len(lines))]
-            mutated = "\n".join(lines)
-        else:
-            data = deepcopy(whole)
-            for _ in range(rng.choice([1, 1, 2, 3])):
-                mutate(data, rng)
-            mutated = json.dumps(data)
-        try:
-            load_pipeline(mutated, "p.yaml", registry, context, {"X": "x"})
-        except ConfigError as error:
-            found += bool(error.findings)
-    assert found > 250

@@ -107,11 +107,13 @@ def test_a_codec_reads_and_writes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_feature_is_as_wide_as_it_says_and_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = install(monkeypatch, "hour_of_day")
     text = AFFINE.replace("{field: x}", "{field: x, hour_of_day: true}").replace("+ x", "+ x[0] + 3*x[1]")
-    outputs, rejected = run_pipeline(text, [{"k": 1, "x": 6}, {"k": 2, "x": 12}, {"k": 1, "x": 25}], registry=registry)
+    outputs, rejected = run_pipeline(
+        text, [{"k": 1, "x": 6}, {"k": 2, "x": 12}, {"k": 1, "x": 25}], registry=registry
+    )
     assert [output["y"] for output in outputs] == pytest.approx([4.0, 8.0])
     assert [event.reason for event in rejected] == ["x: expected an hour from 0 to 24, found 25"]
     wrong = AFFINE.replace("[{field: x}]", "[{field: x, hour_of_day: 24}]")
-    with pytest.raises(ConfigError, match="event.inputs.x.0.hour_of_day: expected"):
+    with pytest.raises(ConfigError, match=r"event\.inputs\.x\.0\.hour_of_day: expected"):
         load_pipeline(wrong, "p.yaml", registry, Context(), {})
 
 
@@ -119,8 +121,12 @@ def test_a_rule_keeps_columns_across_resets_and_batches(monkeypatch: pytest.Monk
     registry = install(monkeypatch, "streak")
     text = AFFINE + "reset: [{type: streak, field: s, times: 2}, {type: every, events: 3}]\n"
     text += "limits: {max_batch_events: 2}\n"
-    text = text.replace("encode: {type: jsonl}", "encode: {type: jsonl, fields: {c: {type: meta, name: cause}}}")
-    events: list[Any] = [{"k": 1, "x": 1} | ({"s": 1} if flag else {}) for flag in (1, 0, 0, 0, 1, 0, 1, 1, 0)]
+    text = text.replace(
+        "encode: {type: jsonl}", "encode: {type: jsonl, fields: {c: {type: meta, name: cause}}}"
+    )
+    events: list[Any] = [
+        {"k": 1, "x": 1} | ({"s": 1} if flag else {}) for flag in (1, 0, 0, 0, 1, 0, 1, 1, 0)
+    ]
     outputs, _ = run_pipeline(text, events, registry=registry)
     assert [output["c"] for output in outputs] == [
         ["new"], [], [], ["every"], [], ["streak"], [], [], ["streak"],
@@ -140,9 +146,13 @@ def test_a_backend_with_states_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_model_is_checked_where_only_the_loaded_one_can_say(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = install(monkeypatch, "opaque")
     text = AFFINE.replace(AFFINE.splitlines()[4], "model: {type: opaque}")
-    text = text.replace("encode: {type: jsonl}", "encode: {type: jsonl, fields: {a: {type: argmax, output: z}}}")
+    text = text.replace(
+        "encode: {type: jsonl}", "encode: {type: jsonl, fields: {a: {type: argmax, output: z}}}"
+    )
     spec = load_pipeline(text, "p.yaml", registry, Context(), {})
-    with pytest.raises(ConfigError, match="encode.fields.a.output: the model has no output 'z'; it has: y"):
+    with pytest.raises(
+        ConfigError, match=r"encode\.fields\.a\.output: the model has no output 'z'; it has: y"
+    ):
         build_pipeline(spec, registry, Context())
 
 
@@ -163,7 +173,10 @@ def test_what_is_wrong_with_a_plugin_is_told_and_stops_nobody_else(monkeypatch: 
 
 def test_a_broken_plugin_is_named_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = install(monkeypatch, "broken")
-    why = "plugin 'broken' cannot be loaded: ModuleNotFoundError: No module named " "'a_library_that_is_not_installed'"
+    why = (
+        "plugin 'broken' cannot be loaded: ModuleNotFoundError: No module named "
+        "'a_library_that_is_not_installed'"
+    )
     text = "plugins: [broken]\n" + AFFINE.replace("type: stdin", "type: broken")
     with pytest.raises(ConfigError) as caught:
         load_pipeline(text, "p.yaml", registry, Context(), {})
@@ -210,9 +223,7 @@ def test_an_observer_that_raises_is_disabled_and_the_stream_goes_on(caplog: pyte
     with caplog.at_level(logging.WARNING):
         outputs, _ = run_pipeline(text, [{"k": 1, "x": 1}] * 3, registry=registry, context=Context())
     assert (len(outputs), counting.batches) == (3, 3)
-    assert caplog.messages == [
-        "observer 'raising' raised RuntimeError: no more, please; it is disabled"
-    ]
+    assert caplog.messages == ["observer 'raising' raised RuntimeError: no more, please; it is disabled"]
 
 
 def test_two_plugins_of_one_package_and_one_under_two_names(monkeypatch: pytest.MonkeyPatch) -> None:

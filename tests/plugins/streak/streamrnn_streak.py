@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -26,7 +26,7 @@ class Streak:
     when = "after"
     recursive = True
     previous_fields = ()
-    columns = {"seen": "int64"}
+    columns: ClassVar = {"seen": "int64"}
 
     def __init__(self, config: StreakConfig) -> None:
         self.name, self.to = config.name or "streak", config.to
