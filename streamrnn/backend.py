@@ -118,7 +118,7 @@ class Backend(Protocol):
 
 
 class Slab(Protocol):
-    """The state of all keys, a row each. It only stores; arrays are opaque to the core.
+    """The state of all keys, a row each. It only stores; to the core its arrays are opaque but for `shape`.
 
     `rows` are distinct int64 indices unless said otherwise.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,37 +41,54 @@ def build_pipeline(
 
     Raises `ConfigError` for what only shows now, `ModelError`, `SourceError` or `SinkError`.
     """
-    backend, verdict = build_backend(spec, context)
-    limits = spec.file.limits
-    try:
-        rules: list[ResetRule] = [_build(rule, spec.ticks_per_s) for rule in spec.rules]
-        stage = event_stage(spec, backend, rules, context)
-        core = Core(backend, rules, elapsed_features(spec, context), core_limits(spec))
-        decoder: Codec = _build(spec.decode, context)
-        encoder: Codec = _build(spec.encode, context)
-        encoding = encode_stage(spec, backend)
-        source = source or _build(spec.source, context, _framing(decoder, limits.max_line_bytes))
-        sink = sink or _build(spec.sink, context)
-    except OptionError as error:
-        raise ConfigError(from_option_error(error, (), spec.tree)) from error
-    rejects = RejectFile(spec.file.dead_letter.path, context) if spec.file.dead_letter else RejectLog(context)
+    with ExitStack() as opened:  # closes what is open already if something after it fails
+        backend, verdict = build_backend(spec, context)
+        opened.callback(backend.close)
+        try:
+            parts = _parts(spec, context, backend, verdict, opened, source, sink)
+        except OptionError as error:
+            raise ConfigError(from_option_error(error, (), spec.tree)) from error
+        opened.pop_all()
+    return Pipeline(parts, registry.hooks, context.log.warning)
+
+
+def _parts(
+    spec: PipelineSpec,
+    context: Context,
+    backend: Backend,
+    verdict: Verdict,
+    opened: ExitStack,
+    source: Source | None,
+    sink: Sink | None,
+) -> Parts:
+    limits, dead_letter = spec.file.limits, spec.file.dead_letter
+    rules: list[ResetRule] = [_build(rule, spec.ticks_per_s) for rule in spec.rules]
+    stage = event_stage(spec, backend, rules, context)
+    core = Core(backend, rules, elapsed_features(spec, context), core_limits(spec))
+    decoder: Codec = _build(spec.decode, context)
+    encoder: Codec = _build(spec.encode, context)
     verbatim = tuple(path for path in spec.file.encode.include if path not in stage.fields)
-    parts = Parts(
+    decode = decoder.decoder(stage.fields, verbatim)
+    source = source or _build(spec.source, context, _framing(decoder, limits.max_line_bytes))
+    opened.callback(source.close)
+    sink = sink or _build(spec.sink, context)
+    opened.callback(sink.close)
+    rejects = RejectFile(dead_letter.path, context) if dead_letter else RejectLog(context)
+    return Parts(
         name=spec.name,
         source=source,
-        decode=decoder.decoder(stage.fields, verbatim),
+        decode=decode,
         event=stage,
         backend_name=spec.model.component.name,
         backend=backend,
         core=core,
-        encode=encoding,
+        encode=encode_stage(spec, backend),
         format=encoder.encoder(),
         sink=sink,
         rejects=rejects,
         verdict=verdict,
         max_batch_events=limits.max_batch_events,
     )
-    return Pipeline(parts, registry.hooks, context.log.warning)
 
 
 def build_backend(spec: PipelineSpec, context: Context) -> tuple[Backend, Verdict]:

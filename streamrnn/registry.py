@@ -22,7 +22,7 @@ from streamrnn.hookspecs import KINDS, Component, Kind
 GROUP = "streamrnn"
 CORE = "streamrnn"
 
-_OURS = {"onnx": "streamrnn-onnx", "torch": "streamrnn-torch", "kafka": "streamrnn-kafka"}
+_PLANNED = ("onnx", "torch", "kafka")
 
 
 class Registry:
@@ -111,9 +111,8 @@ class Registry:
             if name == plugin or name.startswith(plugin + "_"):
                 return f"{absent}: {reason}"
         text = f"{absent}; installed: {', '.join(self.names(kind))}"
-        package = next((p for prefix, p in _OURS.items() if name.split("_")[0] == prefix), None)
-        if package:
-            return f"{text}; pip install {package} adds it"
+        if name.split("_")[0] in _PLANNED:
+            return f"{text}; '{name}' is planned, but does not exist yet"
         return text + suggest(name, self.names(kind))
 
     def _points(self) -> list[metadata.EntryPoint]:
@@ -130,7 +129,7 @@ class Registry:
             self._loaded.add(point.name)
         except PluginError as error:
             self.failures[point.name] = str(error)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             text = f"plugin '{point.name}' cannot be loaded: {type(error).__name__}: {error}"
             self.failures[point.name] = text
 

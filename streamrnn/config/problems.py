@@ -203,8 +203,10 @@ def _missing(model: type[BaseModel] | None, loc: Path) -> str:
     words = ((field.description or "") if field else "").rstrip(".")
     if not words:
         return "missing; it has no default"
-    begins = words[:1].lower() if words[1:2].islower() or words[1:2] == " " else words[:1]
-    return f"missing; expected {begins}{words[1:]}"
+    words = words.split(". ")[0]
+    # "The rows" begins in lower case here, but not "PyTorch's hidden_size".
+    ordinary = words.split()[0][1:].islower() or words[1:2] == " "
+    return f"missing; expected {words[:1].lower() if ordinary else words[:1]}{words[1:]}"
 
 
 def _one_of(names: Sequence[str]) -> str:
