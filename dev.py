@@ -49,7 +49,7 @@ def test(arguments: list[str]) -> int:
 
 def main() -> int:
     """Set up, then do what was asked."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - here to say so to those who have an older one
         sys.exit(f"streamrnn needs Python 3.11 or newer, this is {sys.version.split()[0]}")
     asked, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     set_up()
