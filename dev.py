@@ -1,9 +1,9 @@
 """Sets up `.venv` on first use, then works in it. Needs nothing but Python 3.11 with venv.
 
-    python3 dev.py run pipelines/next_letter.yaml     any streamrnn command
-    python3 dev.py test                               lint, types and all tests
-    python3 dev.py sizes                              lines per file and function
-    python3 dev.py setup                              only the set-up
+python3 dev.py run pipelines/next_letter.yaml     any streamrnn command
+python3 dev.py test                               lint, types and all tests
+python3 dev.py sizes                              lines per file and function
+python3 dev.py setup                              only the set-up
 """
 
 import hashlib
