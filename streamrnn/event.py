@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from streamrnn.events import Batch, Block, Columns
-from streamrnn.features.encoders import numbers, shown
+from streamrnn.features.encoders import not_finite, numbers, shown
 
 if TYPE_CHECKING:
     from streamrnn.backend import TensorSpec
@@ -194,7 +194,7 @@ class EventStage:
                 with np.errstate(over="ignore", invalid="ignore"):
                     values[:, item.place] = item.encode(columns, refused)
                 if values.dtype.kind == "f":
-                    for i in np.flatnonzero(~np.isfinite(values[:, item.place]).all(axis=1)).tolist():
+                    for i in not_finite(values[:, item.place]):
                         refused.setdefault(i, f"{item.fields[0]}: beyond the range of {spec.dtype}")
         return values.reshape(columns.n, *spec.shape)
 

@@ -13,6 +13,13 @@ from streamrnn.definition import Definition
 from streamrnn.events import Mark
 
 
+class Each(random.Random):
+    """Cuts behind every event."""
+
+    def random(self):
+        return 0.0
+
+
 def by_definition(case, backend=None):
     definition = Definition(backend or Toy(), case.rules, case.elapsed, case.limits)
     answers = []
@@ -86,7 +93,7 @@ def test_any_mix_of_rules_keys_times_rejects_and_cuts(block):
         case = make_case(seed)
         definition, answers = by_definition(case)
         want = [row_of(answer) for answer in answers]
-        for cuts in (None, random.Random(seed)):
+        for cuts in (None, random.Random(seed), Each()):
             core, rows = by_core(case, cuts, Toy(scans=seed % 3 > 0))
             assert rows == want, seed
             assert core.store.sequence == definition.sequence

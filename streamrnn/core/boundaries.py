@@ -89,14 +89,12 @@ class Rules:
 
     def __init__(self, rules: Sequence[ResetRule]) -> None:
         self.rules = tuple(rules)
-        self._zeros = sum(bit for bit, rule in self._bits() if rule.to == "zeros")
-
-    def _bits(self) -> list[tuple[int, ResetRule]]:
-        return [(1 << (FIRST_RULE_BIT + index), rule) for index, rule in enumerate(self.rules)]
+        self.bits = [(1 << (FIRST_RULE_BIT + index), rule) for index, rule in enumerate(rules)]
+        self._zeros = sum(bit for bit, rule in self.bits if rule.to == "zeros")
 
     def mark_bits(self, kind: str) -> int:
         """The bits of the rules that a mark of this kind fires."""
-        return sum(bit for bit, rule in self._bits() if kind in getattr(rule, "marks", ()))
+        return sum(bit for bit, rule in self.bits if kind in getattr(rule, "marks", ()))
 
     def to(self, bits: IntArray) -> NDArray[np.int8]:
         """int8: what the first rule of each set of bits resets to."""
@@ -108,7 +106,7 @@ class Rules:
         n = len(asking.lives.cause)
         fired = {"before": np.zeros(n, np.int64), "after": np.zeros(n, np.int64)}
         everywhere = slice(None)
-        for bit, rule in self._bits():
+        for bit, rule in self.bits:
             if not rule.recursive:
                 hits = rule.fires(asking.now(rule, everywhere), asking.previous(rule, everywhere), {})
                 fired[rule.when] |= np.where(hits, np.int64(bit), 0)
@@ -153,7 +151,7 @@ class Rules:
         own: list[dict[str, Array]],
     ) -> IntArray:
         bits = np.zeros(len(at), np.int64)
-        for (bit, rule), columns in zip(self._bits(), own, strict=True):
+        for (bit, rule), columns in zip(self.bits, own, strict=True):
             if rule.recursive and rule.when == when:
                 previous = asking.previous(rule, at)
                 previous.steps, previous.reset_time = steps, since

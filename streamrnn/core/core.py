@@ -14,6 +14,7 @@ from streamrnn.core.links import Links, link
 from streamrnn.core.lives import Lives, find_lives, too_far_ahead
 from streamrnn.core.schedule import cut
 from streamrnn.core.serve import Served, Server
+from streamrnn.core.single import SingleServer
 from streamrnn.core.store import Store
 from streamrnn.errors import ModelError
 from streamrnn.events import Batch, Outputs
@@ -61,6 +62,7 @@ class Core:
         self.rules = Rules(rules)
         self.store = Store(backend, rules, self.limits)
         self._server = Server(backend, self.store.slab, self.limits.max_state_norm)
+        self._single = SingleServer(self.store, self.rules, self._server, self.elapsed)
 
     def __len__(self) -> int:
         """Live keys."""
@@ -112,6 +114,10 @@ class Core:
 
     def _serve(self, batch: Batch) -> Outputs:
         """One part of a batch; planned again, without them, for as long as events are refused."""
+        if len(batch) == 1:
+            single = self._single.serve(batch)
+            if single is not None:
+                return single
         fields = {path: canonical_column(column) for path, column in batch.fields.items()}
         refused = self._oversized(fields)
         while True:

@@ -101,8 +101,8 @@ class Server:
             served.refused.update({int(events[i]): reason for i, reason in guilty.items()})
             return state, {}
         bad = ~self._finite(new_state, y)
-        for i in np.flatnonzero(bad):
-            served.refused[int(events[i])] = NOT_FINITE
+        if bad.any():
+            served.refused.update({int(events[i]): NOT_FINITE for i in np.flatnonzero(bad)})
         if self.max_norm is not None:
             for i in np.flatnonzero(~bad & ~self.slab.healthy(new_state, self.max_norm)):
                 served.refused[int(events[i])] = OVER_NORM
@@ -112,8 +112,9 @@ class Server:
         n = len(next(iter(y.values())))
         ok = np.ones(n, np.bool_) & self.slab.healthy(state, None)
         for array in y.values():
-            if array.dtype.kind == "f":
-                ok &= np.isfinite(array).reshape(n, -1).all(axis=1)
+            finite = np.isfinite(array) if array.dtype.kind == "f" else ok
+            if not finite.all():
+                ok &= finite.reshape(n, -1).all(axis=1)
         return ok
 
     def _bisect(

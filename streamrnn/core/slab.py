@@ -49,7 +49,7 @@ class HostSlab:
         """See `Slab.put`."""
         every = bool(mask.all())
         for tensor in self.spec.tensors:
-            array = np.moveaxis(state[tensor.name], tensor.batch_axis, 0)
+            array = _rows_first(state[tensor.name], tensor.batch_axis)
             self._arrays[tensor.name][rows if every else rows[mask]] = array if every else array[mask]
 
     def init(self, rows: IntArray, fresh: NDArray[np.int8]) -> None:
@@ -61,10 +61,12 @@ class HostSlab:
         """See `Slab.healthy`; the norm is taken in float64."""
         ok: BoolArray = np.ones(1, np.bool_)
         for tensor in self.spec.tensors:
-            array = np.moveaxis(np.asarray(state[tensor.name]), tensor.batch_axis, 0)
+            array = _rows_first(state[tensor.name], tensor.batch_axis)
             if array.dtype.kind == "f":
                 flat = array.reshape(len(array), tensor.width)
-                ok = ok & np.isfinite(flat).all(axis=1)
+                finite = np.isfinite(flat)
+                if not finite.all():  # rarely so, and asking row by row costs several times as much
+                    ok = ok & finite.all(axis=1)
                 if max_norm is not None:
                     wide = np.ascontiguousarray(flat, np.float64)
                     with np.errstate(over="ignore"):  # a square too large to hold is over any norm
@@ -97,6 +99,10 @@ class HostSlab:
 def _initial_row(tensor: StateTensor) -> Any:
     value = 0 if isinstance(tensor.initial, FirstInput) else tensor.initial
     return np.broadcast_to(np.asarray(value, tensor.dtype), tensor.shape)
+
+
+def _rows_first(array: Array, axis: int) -> Array:
+    return array if axis == 0 else np.moveaxis(array, axis, 0)
 
 
 def _to_axis(array: Array, axis: int) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,9 +26,18 @@ def numbers(column: Column, path: str, refused: dict[int, str]) -> Array:
         values = _plain_numbers(column)
     else:
         values = _mixed_numbers(column, path, refused)
-    for i in np.flatnonzero(~np.isfinite(values)).tolist():
+    for i in not_finite(values):
         refused.setdefault(i, f"{path}: expected a finite number, found {_short(str(column[i]))}")
     return values
+
+
+def not_finite(values: Array) -> list[int]:
+    """Rows with a number that is not finite; asked row by row only where there is one."""
+    finite = np.isfinite(values)
+    if finite.all():
+        return []
+    rows: list[int] = np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1)).tolist()
+    return rows
 
 
 def _plain_numbers(column: Column) -> Array:
@@ -118,7 +127,7 @@ class Vector:
         if isinstance(column, np.ndarray) and column.ndim == 2 and column.shape[1] == self._length:
             return column.astype(np.float64)
         if set(map(type, column)) == {list} and set(map(len, column)) == {self._length}:
-            flat = [value for values in column for value in values]
+            flat = list(chain.from_iterable(column))
             if set(map(type, flat)) <= {int, float}:
                 return self._finite(_plain_numbers(flat).reshape(len(column), self._length), refused)
         return self._one_by_one(column, refused)
@@ -137,7 +146,7 @@ class Vector:
         return self._finite(out, refused)
 
     def _finite(self, values: Array, refused: dict[int, str]) -> Array:
-        for i in np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist():
+        for i in not_finite(values):
             refused.setdefault(i, "expected finite numbers, found one beyond the range of float64")
         return values
 
