@@ -73,6 +73,7 @@ def _parts(
     opened.callback(source.close)
     sink = sink or _build(spec.sink, context)
     opened.callback(sink.close)
+    _attach(spec, sink, source, encoder)
     rejects = RejectFile(dead_letter.path, context) if dead_letter else RejectLog(context)
     return Parts(
         name=spec.name,
@@ -257,6 +258,13 @@ def _framing(codec: Codec, max_record_bytes: int) -> Any:
         return codec.framer(max_record_bytes, position)
 
     return new_framer
+
+
+def _attach(spec: PipelineSpec, sink: Sink, source: Source, encoder: Codec) -> None:
+    """Show the source to a sink that answers on it."""
+    if attach := getattr(sink, "attach", None):
+        with _told_at(spec.sink.path):
+            attach(source, encoder.encoder())
 
 
 def _build(chosen: Chosen, *args: Any) -> Any:

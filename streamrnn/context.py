@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import select
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from streamrnn.errors import ModelError
+
+_BACKLOG = 1024
+"""Connections that wait to be taken; the system may allow fewer."""
 
 
 class Clock(Protocol):
@@ -23,6 +27,10 @@ class Clock(Protocol):
         """Seconds since some moment."""
         ...
 
+    def sleep(self, seconds: float) -> None:
+        """Return when so many seconds have passed."""
+        ...
+
 
 class SystemClock:
     """The machine's clock."""
@@ -30,6 +38,10 @@ class SystemClock:
     def monotonic(self) -> float:
         """Seconds since the machine started."""
         return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait; a signal's handler runs meanwhile."""
+        time.sleep(seconds)
 
 
 class ManualClock:
@@ -45,6 +57,10 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self.now_s += seconds
+
+    def sleep(self, seconds: float) -> None:
+        """Advance instead of waiting."""
+        self.advance(seconds)
 
 
 class FileSystem:
@@ -70,9 +86,83 @@ class FileSystem:
         """The files that a pattern names, sorted."""
         return sorted(Path(found) for found in glob.glob(pattern, recursive=True) if os.path.isfile(found))
 
+    def status(self, path: Path) -> os.stat_result | None:
+        """What the system knows of the file at `path`; None if nothing is there."""
+        try:
+            return os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def status_of(self, file: BinaryIO) -> os.stat_result:
+        """What the system knows of an open file, wherever it lies by now."""
+        return os.fstat(file.fileno())
+
+    def read_at(self, file: BinaryIO, position: int, size: int) -> bytes:
+        """At most `size` bytes from `position` on; fewer only at the end of the file."""
+        return os.pread(file.fileno(), size, position)
+
+    def replace(self, path: Path, target: Path) -> None:
+        """Rename a file; one that `target` names is lost."""
+        os.replace(path, target)
+
     def sync(self, file: BinaryIO) -> None:
         """Return when what was written to a file would survive a loss of power."""
         os.fsync(file.fileno())
+
+
+class Net:
+    """The sockets of this machine. All that a pipeline listens at is opened by one of these."""
+
+    def listen_tcp(self, host: str, port: int) -> socket.socket:
+        """A socket that takes connections at a host's first address; port 0 is any that is free."""
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(_BACKLOG)
+        except OSError:
+            listening.close()
+            raise
+        return listening
+
+    def listen_unix(self, path: Path) -> socket.socket:
+        """A socket that takes connections of this user alone; a file nobody listens at is replaced."""
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            if path.is_socket() and not self._answers(path):
+                path.unlink()
+            listening.bind(str(path))
+            path.chmod(0o600)  # before `listen`, so that nobody came in
+            listening.listen(_BACKLOG)
+        except OSError:
+            listening.close()
+            raise
+        return listening
+
+    def file_id(self, path: Path) -> tuple[int, int] | None:
+        """What tells a file from another that took its place; None if there is none."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def remove(self, path: Path) -> None:
+        """Remove the file of a socket."""
+        path.unlink(missing_ok=True)
+
+    def _answers(self, path: Path) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(1)
+            try:
+                client.connect(str(path))
+            except ConnectionRefusedError:
+                return False
+            except OSError:
+                return True
+        return True
 
 
 class Stream(Protocol):
@@ -107,13 +197,14 @@ class DescriptorStream:
 
 @dataclass
 class Context:
-    """The world of one pipeline: files, standard streams, clock, chance, log, and where paths begin.
+    """The world of one pipeline: files, sockets, standard streams, clock, chance, log, and where paths begin.
 
     `base_dir` is the folder of the pipeline's file; relative paths in it start there.
     """
 
     base_dir: Path = field(default_factory=Path.cwd)
     fs: FileSystem = field(default_factory=FileSystem)
+    net: Net = field(default_factory=Net)
     clock: Clock = field(default_factory=SystemClock)
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("streamrnn"))

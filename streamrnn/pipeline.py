@@ -52,6 +52,8 @@ class Pipeline:
         self.info = PipelineInfo(parts.name, parts.backend_name, parts.verdict.numerics)
         self.commands: deque[Mark] = deque()
         """Marks to handle before the next read; may be appended to from another thread."""
+        self._idle: Callable[[], None] = getattr(parts.sink, "idle", lambda: None)
+        """Lets a sink go on with what its readers did not take at once."""
         self._closed = False
 
     def open(self) -> None:
@@ -70,7 +72,10 @@ class Pipeline:
         if isinstance(block, Mark):
             parts.core.mark(block)
             return Report(live_keys=len(parts.core))
-        return self._serve(block) if block else Report(live_keys=len(parts.core))
+        if block:
+            return self._serve(block)
+        self._idle()
+        return Report(live_keys=len(parts.core))
 
     def _serve(self, block: Block) -> Report:
         """The way of an event: decode, event, core, encode, write."""

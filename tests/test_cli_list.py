@@ -19,13 +19,15 @@ def test_table_is_plain_and_whole():
     ours = [row for row in rows if row.endswith(" streamrnn")]
     assert [tuple(row.split()[:2]) for row in ours if row.startswith("s")] == [
         ("source", "file"),
+        ("source", "socket"),
         ("source", "stdin"),
         ("sink", "file"),
+        ("sink", "socket"),
         ("sink", "stdout"),
     ]
     assert len({row.rindex(" ") for row in ours}) == 1, "columns stand below each other"
     assert max(map(len, ours)) > 80
-    assert "Recurrent layers from a YAML list, weights from safetensors or inline, on the CPU." in out
+    assert "recurrent layers from a YAML list, weights from safetensors or inline, on the CPU" in out
     assert "\x1b" not in out
 
 
@@ -47,7 +49,7 @@ def test_json():
     assert found["sink", "file"] == {
         "kind": "sink",
         "name": "file",
-        "summary": "Outputs to a file.",
+        "summary": "outputs to a file",
         "package": "streamrnn",
         "example": "{path: out/scores.jsonl}",
         "options": found["sink", "file"]["options"],
@@ -55,6 +57,7 @@ def test_json():
     assert {name: (o["required"], o["default"]) for name, o in found["sink", "file"]["options"].items()} == {
         "path": (True, None),
         "if_exists": (False, "overwrite"),
+        "rotate": (False, None),
     }
     assert "in" in found["reset", "on_value"]["options"], "the name in the file, not the one in Python"
     assert found["backend", "formula"]["options"]["state"]["default"] == {}

@@ -50,7 +50,7 @@ def encoded(
             "x: expected a number, found [1]",
             "x: expected a number, found {}",
         ]),
-        ("{field: x}", [1, 10**400, 2], [1, 2], ["x: expected a finite number, found 1" + "0" * 56 + "..."]),
+        ("{field: x}", [1, 10**350, 2], [1, 2], ["number out of range: 10000000000000000..."]),
         ("{field: x}", [1, "a" * 99], [1], ['x: expected a number, found "' + "a" * 56 + "..."]),
         ("{field: x, missing: -1}", [None, 3, "a"], [-1, 3], ['x: expected a number, found "a"']),
         ("{field: x, scale: 0.5}", [4, None], [2], [MISSING]),
@@ -108,7 +108,7 @@ def test_vocab(item: str, values: list[Any], expected: list[int], refused: list[
 
 
 def test_a_vector() -> None:
-    values = [[1, 2.5], [1], [1, "a"], None, 3, [1e308, -1], [10**400, 1], [True, 1]]
+    values = [[1, 2.5], [1], [1, "a"], None, 3, [1e308, -1], [10**350, 1], [True, 1]]
     rows, refused = encoded("{field: x, vector: 2}", 2, [{"x": value} for value in values])
     assert rows == [[1, 2.5], [1e308, -1]]
     assert refused == [
@@ -116,7 +116,7 @@ def test_a_vector() -> None:
         'x: expected a list of 2 numbers, found "a" in it',
         "x: expected a list of 2 numbers, found nothing",
         "x: expected a list of 2 numbers, found 3",
-        "x: expected finite numbers, found one beyond the range of float64",
+        "number out of range: 10000000000000000...",
         "x: expected a list of 2 numbers, found true in it",
     ]
 

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "streamrnn"
 FLOORS = {
     0: "errors events backend ports rules hookspecs context values limits",
-    1: "definition resets features codecs sources sinks backends core builtins encode rejects",
+    1: "definition resets features codecs sources sinks backends core builtins encode rejects net",
     2: "config registry event",
     3: "build pipeline",
     4: "testing pipeline_tests cli __main__",
@@ -27,6 +27,9 @@ WORDS_SHARED_ON_FLOOR_1 = {
     ("codecs", "builtins"),
     ("sources", "builtins"),
     ("sinks", "builtins"),
+    ("builtins", "net"),
+    ("sources", "net"),  # both ends share one server
+    ("sinks", "net"),
 }
 
 

@@ -55,9 +55,10 @@ def plain(columns: Columns) -> dict[str, list[Any]]:
         ),
         ('{"größe":{"in cm":5}}'.encode(), ["größe.in cm"], {"größe.in cm": [5]}),
         (b'{"a.b":1}', ["a.b"], {"a.b": [None]}),
-        (b'{"a":1,"a":2}', ["a"], {"a": [2]}),
+        (b'{"b":1,"b":2}', ["a"], {"a": [None]}),
+        (b'{"a":{"b":1,"b":2}}', ["a"], {"a": [{"b": 2}]}),
         (b'{"a":123456789012345678901234567890}', ["a"], {"a": [123456789012345678901234567890]}),
-        (b'{"unnamed":1e999}', ["a", "a"], {"a": [None]}),
+        (b'{"a":1e-999,"unnamed":1e308}', ["a", "a"], {"a": [0.0]}),
         (b'{"a":1}\n{"a":2}', [], {}),
         (b"", ["a"], {"a": []}),
     ],
@@ -73,7 +74,7 @@ def test_fields(text: bytes, fields: list[str], expected: dict[str, list[Any]]) 
     ("text", "fields", "verbatim", "expected"),
     [
         (b'{"a": [1.50,  2] }', [], ["a"], {"a": [b"[1.50,  2]"]}),
-        (b'{"a":1e999}\n{}\n{"a":null}', [], ["a"], {"a": [b"1e999", None, b"null"]}),
+        (b'{"a":1e99}\n{}\n{"a":null}', [], ["a"], {"a": [b"1e99", None, b"null"]}),
         (b'{"a":1.0}', ["a"], ["a"], {"a": [1.0]}),
         (
             b'{"a":{"b":1.0,"c":2.0}}\n{"a":null}',
@@ -124,6 +125,15 @@ def nested(levels: int) -> bytes:
         (b'{"x":"\xff"}', "not valid UTF-8 (byte 6)"),
         (b'{"v":"\xed\xa0\x80"}', "not valid UTF-8 (byte 6)"),
         (b'{"x":"tab\there"}', "not valid JSON: invalid character (byte 9)"),
+        (b'{"x":1e999}', "number out of range: 1e999"),
+        (b'{"v":[0,-1E+999]}', "number out of range: -1E+999"),
+        (b'{"a":1,"a":2}', "field 'a' stands twice"),
+        (b'{"a":1, "a" : 2}', "field 'a' stands twice"),
+        (b'{"a":1,"\\u0061":2}', "field 'a' stands twice"),
+        (b'{"p":{"q":1,"q":1}}', "field 'p.q' stands twice"),
+        (b'{"p":{},"p":null}', "field 'p' stands twice"),
+        (b'{"m":{"n":{},"n":{"o":1}}}', "field 'm.n' stands twice"),
+        (b'{"v":1,"v":2}', "field 'v' stands twice"),
         (b'{"a":1}\x00', "not valid JSON: trailing characters (byte 8)"),
     ],
 )
@@ -137,6 +147,8 @@ LONG = {
     "65 levels": (nested(65), "nested too deeply: expected at most 64 levels"),
     "20000 levels": (nested(20_000), "nested too deeply: expected at most 64 levels"),
     "never closed": (b'{"v":' + b"[" * 100_000, "nested too deeply: expected at most 64 levels"),
+    "401 digits": (b'{"x":' + b"1" * 401 + b"}", "number of more than 400 characters"),
+    "309 digits": (b'{"a":' + b"9" * 309 + b"}", "number out of range: 99999999999999999..."),
     "5000 digits": (b'{"a":' + b"1" * 5000 + b"}", "integer value out of range at a"),
 }
 
@@ -198,6 +210,10 @@ BAD += [
     b",",
     nested(65),
     b'{"a":1} {}',
+    b'{"a":1,"a":1}',
+    b'{"p":{"q":1,"q":2}}',
+    b'{"x":1e999}',
+    b'{"a":1,"\\u0061":1}',
 ]
 
 

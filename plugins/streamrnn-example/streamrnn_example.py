@@ -63,5 +63,5 @@ def build(config: LeakyConfig, given: Mapping[str, TensorSpec], context: Context
 @hookimpl
 def streamrnn_components() -> list[Component]:
     """All that this package offers."""
-    summary, example = "Exponential means that forget at different speeds.", "{decays: [0.9, 0.99]}"
+    summary, example = "exponential means that forget at different speeds", "{decays: [0.9, 0.99]}"
     return [Component("backend", "leaky", LeakyConfig, build, summary, describe, example)]

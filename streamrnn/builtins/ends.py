@@ -1,10 +1,10 @@
-"""The two ends of the line that need no other package: standard streams, files and JSON Lines."""
+"""The two ends of the line that need no other package: standard streams and files."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from streamrnn.hookspecs import Component
 
@@ -36,21 +36,99 @@ class StdinConfig(BaseModel):
 
 
 class FileSourceConfig(BaseModel):
-    """Events from files, one after the other, each to its end."""
+    """Events from files: one after the other, each to its end, or followed as they grow."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     path: FilePaths = Field(
         description="A file or a list of them, relative to the pipeline file. `*`, `?` and `[abc]` stand for "
         "parts of a name and `**` for folders in between; `[[]` is the bracket itself. Files of one pattern "
-        "are read in the order of their names, patterns in the order given. The list is settled at the start."
+        "are read in the order of their names, patterns in the order given. The list is settled at the "
+        "start, unless files are followed."
     )
+    compression: Literal["auto", "none", "gzip"] = Field(
+        default="auto",
+        description="How files are compressed; `auto` takes those whose name ends in `.gz` for gzip. "
+        "Positions are those of the decompressed bytes.",
+    )
+    max_ratio: float = Field(
+        default=1000,
+        gt=1,
+        description="How many times its size a gzip file may expand to, beyond its first MiB; a file that "
+        "exceeds it stops the pipeline.",
+    )
+    follow: bool = Field(
+        default=False,
+        description="Whether to wait for more at the end of a file, and for files that do not exist yet; the "
+        "pipeline then runs until it is stopped. Files that are renamed, replaced, cut or rewritten are told "
+        "apart; new files of a pattern are begun in the order of their names.",
+    )
+    start: Literal["start", "end"] = Field(
+        default="start",
+        alias="from",
+        description="With `follow`, where to begin in the files that exist: at the `start`, or with the line "
+        "in which the file ends. Files that come later are read from their start.",
+    )
+    rotate_wait_s: float = Field(
+        default=1.0,
+        ge=0,
+        le=3600,
+        description="With `follow`, for how many seconds a file that was replaced must not have grown before "
+        "the file that took its name is read; a deleted one is waited for as long.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> FileSourceConfig:
+        if not self.follow:
+            if self.start == "end":
+                raise ValueError("expected follow: true beside from: end, found follow: false")
+            return self
+        packed = [path for path in self.paths if self.is_compressed(path)]
+        if packed:
+            raise ValueError(
+                f"expected plain text to follow, found gzip: {packed[0]}; what is missing at the end of a "
+                "gzip file cannot be told from what is still to come, so set follow to false"
+            )
+        return self
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths and patterns, be it one or many."""
+        return [self.path] if isinstance(self.path, str) else self.path
+
+    def is_compressed(self, name: str) -> bool:
+        """Whether a file of this name is to be decompressed."""
+        return self.compression == "gzip" or (self.compression == "auto" and name.endswith(".gz"))
 
 
 class StdoutConfig(BaseModel):
     """Outputs to standard output, batch by batch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RotationConfig(BaseModel):
+    """When a file of outputs is full, and how many are kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Size a file does not exceed, except with a single record that is longer.",
+    )
+    max_age_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds from a file's first record after which the next one begins a new file.",
+    )
+    keep: int = Field(ge=1, le=10_000, description="How many full files stay; older ones are deleted.")
+
+    @model_validator(mode="after")
+    def _has_a_condition(self) -> RotationConfig:
+        if self.max_bytes is None and self.max_age_s is None:
+            raise ValueError("expected max_bytes, max_age_s or both, found neither")
+        return self
 
 
 class FileSinkConfig(BaseModel):
@@ -66,12 +144,12 @@ class FileSinkConfig(BaseModel):
         description="What becomes of a file that is not empty: `overwrite` empties it at the start, "
         "`append` writes behind what it holds, `refuse` stops before the first event.",
     )
-
-
-class JsonlConfig(BaseModel):
-    """One JSON object per line."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    rotate: RotationConfig | None = Field(
+        default=None,
+        description="When to begin a new file, between two records: `max_bytes` and `max_age_s` say when one "
+        "is full, `keep` how many full ones stay. The last full file has `.1` behind its name, the one "
+        "before it `.2`. Without it one file takes everything.",
+    )
 
 
 COMPONENTS = (
@@ -80,7 +158,7 @@ COMPONENTS = (
         name="stdin",
         config=StdinConfig,
         build="streamrnn.sources.stdin:build",
-        summary="Events from standard input.",
+        summary="events from standard input",
         example="{}",
     ),
     Component(
@@ -88,7 +166,7 @@ COMPONENTS = (
         name="file",
         config=FileSourceConfig,
         build="streamrnn.sources.file:build",
-        summary="Events from one file or many, each to its end.",
+        summary="events from one file or many, each to its end or followed as it grows",
         example="{path: data/events-*.jsonl}",
     ),
     Component(
@@ -96,7 +174,7 @@ COMPONENTS = (
         name="stdout",
         config=StdoutConfig,
         build="streamrnn.sinks.stdout:build",
-        summary="Outputs to standard output.",
+        summary="outputs to standard output",
         example="{}",
     ),
     Component(
@@ -104,15 +182,7 @@ COMPONENTS = (
         name="file",
         config=FileSinkConfig,
         build="streamrnn.sinks.file:build",
-        summary="Outputs to a file.",
+        summary="outputs to a file",
         example="{path: out/scores.jsonl}",
-    ),
-    Component(
-        kind="codec",
-        name="jsonl",
-        config=JsonlConfig,
-        build="streamrnn.codecs.jsonl:build",
-        summary="JSON Lines: one JSON object per line, UTF-8.",
-        example="{}",
     ),
 )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import astuple
 
 from streamrnn.codecs.lines import LineFramer
 from streamrnn.codecs.shortest import shortest
+from streamrnn.codecs.strict import MOST_LEVELS, Strict, is_too_deep, runs
 from streamrnn.errors import OptionError
 from streamrnn.events import Columns
 
@@ -22,14 +24,14 @@ if TYPE_CHECKING:
     from streamrnn.context import Context
     from streamrnn.events import Block, Column, IntArray
 
-_MOST_LEVELS = 64
-_BIT_5 = 32
-"""Makes { of [ and } of ], and of nothing else."""
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_FEW = 4
+"""So many lines are decoded sooner one by one than at once."""
 _UNNAMEABLE = re.compile(r'["\\\x00-\x1f]')
 """What a struct's field cannot be called, since its name is compared unescaped."""
 _MISMATCH = re.compile(r"Expected `(.+?)`, got `(.+?)`(?: - at `\$\.(.*)`)?", re.DOTALL)
 _AT = re.compile(r" - at `\$\.(.*)`", re.DOTALL)
+_BYTE = re.compile(r"\(byte (\d+)\)$")
+_ITEM = re.compile(r"`\$\[(\d+)\]")
 _KINDS = {"int": "number", "float": "number", "str": "string", "bool": "true or false"}
 
 
@@ -45,9 +47,8 @@ class JsonlCodec:
 
         `a.b` is field b of the object in field a; a field with a dot in its own name cannot be reached. A
         field that is missing, in whole or because a field above it is missing or null, is None; a field
-        above it that is anything else but an object has the record refused. So are more than 64 levels of
-        nesting, text that is not UTF-8, and numbers in `fields` beyond a float64. Fields that nobody named
-        are checked for syntax only. Of equal names in one object the last counts.
+        above it that is anything else but an object has the record refused. So are a line
+        that breaks the rules of `Strict`, whichever fields it breaks them in.
 
         A `Raw` keeps its whole block in memory; `copy` it to keep it for long. A verbatim field is a Python
         value where other fields lie inside it.
@@ -92,6 +93,10 @@ class _Node:
             found += child.below()
         return found
 
+    def names(self) -> dict[str, Any]:
+        """The names under this one, as a tree."""
+        return {name: child.names() for name, child in self.children.items()}
+
     def compile(self) -> Any:
         """The type to decode this node as."""
         if self.leaf:
@@ -120,50 +125,90 @@ def _tree(fields: Sequence[str], verbatim: Sequence[str]) -> _Node:
 
 
 class _Decoder:
-    """Decodes a block at once where it is clean, else line by line; the verdicts are the same."""
+    """Decodes lines at once where they are certainly clean, the others one by one; the verdicts agree."""
 
     def __init__(self, fields: Sequence[str], verbatim: Sequence[str]) -> None:
         self._paths = tuple(dict.fromkeys((*fields, *verbatim)))
         self._root = _tree(fields, verbatim)
         self._json = msgspec.json.Decoder(self._root.struct)
+        self._strict = Strict(self._root.names())
         self._walks = any(leaf.children for leaf in self._root.below())
 
     def __call__(self, block: Block) -> Columns:
         """See `Codec.decoder`."""
-        lines = _lines(block)
-        if lines is not None:
-            try:
-                records = self._json.decode_lines(lines)
-                if len(records) == len(block):
-                    return self._columns(records)
-            except (msgspec.MsgspecError, _Refusal):
-                pass
-        return self._line_by_line(block)
+        records, refused = [self._root.blank] * len(block), dict(block.refused)
+        if len(block) <= _FEW:
+            self._decode_each(block, range(len(block)), records, refused)
+        else:
+            bad = self._strict.suspects(block)
+            self._decode_each(block, np.flatnonzero(bad).tolist(), records, refused)
+            for low, high in runs(bad):
+                self._decode_run(block, low, high, records, refused)
+        try:
+            columns = self._columns(records)
+        except _Refusal:
+            self._decode_each(block, range(len(block)), records, refused)
+            columns = self._columns(records)
+        columns.refused = refused
+        return columns
 
-    def _line_by_line(self, block: Block) -> Columns:
-        refused = dict(block.refused)
-        records = [self._root.blank] * len(block)
-        for index in range(len(block)):
+    def _decode_run(
+        self, block: Block, low: int, high: int, records: list[Any], refused: dict[int, str]
+    ) -> None:
+        """Put lines `low` to `high`, none of them suspect, into `records`.
+
+        At a mistake the lines before it are decoded again, and again at once: it costs them no more than
+        that. A mistake shows in its own line or at the start of the one after it.
+        """
+        while high - low > _FEW:
+            wrong = self._decode_lines(block, low, high, records)
+            if wrong is None:
+                return
+            before = max(wrong - 1, low)
+            self._decode_run(block, low, before, records, refused)
+            low = min(wrong + 1, high)
+            self._decode_each(block, range(before, low), records, refused)
+        self._decode_each(block, range(low, high), records, refused)
+
+    def _decode_lines(self, block: Block, low: int, high: int, records: list[Any]) -> int | None:
+        """Decode lines at once; None if that went well, else about which line is wrong.
+
+        A decoder of lines takes any white space between two objects for the end of a line. It can be trusted
+        where every line begins with { and ends with }, for no object contains "}\\n{", and the counts agree.
+        """
+        lines, ends = _lines(block, low, high)
+        try:
+            found = self._json.decode_lines(lines)
+        except msgspec.MsgspecError as error:
+            return low + _place(str(error), ends)
+        if len(found) != high - low:
+            return (low + high) // 2
+        records[low:high] = found
+        return None
+
+    def _decode_each(
+        self, block: Block, indices: Iterable[int], records: list[Any], refused: dict[int, str]
+    ) -> None:
+        for index in indices:
             if index not in refused:
                 try:
                     records[index] = self._decode(block.record(index))
                 except _Refusal as refusal:
-                    refused[index] = str(refusal)
-        columns = self._columns(records)
-        columns.refused = refused
-        return columns
+                    records[index], refused[index] = self._root.blank, str(refusal)
 
     def _decode(self, line: bytes) -> Any:
         try:
             line.decode()
         except UnicodeDecodeError as error:
             raise _Refusal(f"not valid UTF-8 (byte {error.start})") from None
-        if _is_too_deep(line):
-            raise _Refusal(f"nested too deeply: expected at most {_MOST_LEVELS} levels")
+        if is_too_deep(line):
+            raise _Refusal(f"nested too deeply: expected at most {MOST_LEVELS} levels")
         try:
             record = self._json.decode(line)
         except msgspec.MsgspecError as error:
             raise _Refusal(_in_plain_words(error)) from None
+        if problem := self._strict.problem(line):
+            raise _Refusal(problem)
         if self._walks:
             self._columns([record])
         return record
@@ -176,8 +221,9 @@ class _Decoder:
 
 def _collect(node: _Node, records: Sequence[Any], found: dict[str, Column]) -> None:
     """Put the columns of all leaves under `node` into `found`, given its structs."""
-    for index, child in enumerate(node.children.values()):
-        values = list(map(attrgetter(f"f{index}"), records))
+    rows = zip(*map(astuple, records), strict=True) if records else repeat((), len(node.children))
+    for child, column in zip(node.children.values(), rows, strict=True):
+        values = list(column)
         if child.leaf:
             found[child.path] = values
             for leaf in child.below():
@@ -199,53 +245,27 @@ def _walk(value: Any, above: _Node, leaf: _Node) -> Any:
     return value
 
 
-def _lines(block: Block) -> bytes | None:
-    """The records as lines to decode at once, or None if one of them needs a look of its own.
-
-    A decoder of lines takes any white space between two objects for the end of a line. It can be trusted
-    where every line begins with { and ends with }, for no object contains "}\\n{", and the counts agree.
-    """
-    if block.refused or not len(block):
-        return None
-    starts, ends = block.starts, block.ends
+def _lines(block: Block, low: int, high: int) -> tuple[bytes, IntArray]:
+    """Records `low` to `high` as lines, and where each of them ends."""
+    starts, ends = block.starts[low:high], block.ends[low:high]
     view = np.frombuffer(block.buffer, np.uint8)
-    if not ((ends > starts) & (view[starts] == ord("{")) & (view[ends - 1] == ord("}"))).all():
-        return None
     gap = starts[1:] - ends[:-1]
-    crlf = (gap == 2) & (view[starts[1:] - 2] == ord("\r"))
-    if ((view[starts[1:] - 1] == ord("\n")) & ((gap == 1) | crlf)).all():
-        lines = block.buffer[starts[0] : ends[-1]]
-    else:
-        lines = b"\n".join([block.record(index) for index in range(len(block))])
-    return lines if _is_utf8(lines) and _is_flat(view, block) else None
+    is_line = view[starts[1:] - 1] == ord("\n")
+    if (gap != 1).any():
+        is_line &= (gap == 1) | ((gap == 2) & (view[starts[1:] - 2] == ord("\r")))
+    if is_line.all():
+        return block.buffer[starts[0] : ends[-1]], ends - starts[0]
+    lines = b"\n".join([block.record(index) for index in range(low, high)])
+    return lines, np.cumsum(ends - starts + 1) - 1
 
 
-def _is_utf8(lines: bytes) -> bool:
-    if lines.isascii():
-        return True
-    try:
-        lines.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _is_flat(view: Any, block: Block) -> bool:
-    """Whether no record is nested too deeply; only those with many brackets are looked at in full."""
-    brackets = np.flatnonzero((view | _BIT_5) == ord("{"))
-    if len(brackets) < len(block) + _MOST_LEVELS:
-        return True
-    counts = np.searchsorted(brackets, block.ends) - np.searchsorted(brackets, block.starts)
-    suspects = np.flatnonzero(counts > _MOST_LEVELS).tolist()
-    return not any(_is_too_deep(block.record(index)) for index in suspects)
-
-
-def _is_too_deep(line: bytes) -> bool:
-    if line.count(b"{") + line.count(b"[") <= _MOST_LEVELS:
-        return False
-    folded = np.frombuffer(_STRING.sub(b"", line), np.uint8) | _BIT_5
-    steps = (folded == ord("{")).astype(np.int64) - (folded == ord("}"))
-    return bool(steps.cumsum().max(initial=0) > _MOST_LEVELS)
+def _place(message: str, ends: IntArray) -> int:
+    """Which line an error is about, as far as its message tells."""
+    if at := _BYTE.search(message):
+        return min(int(np.searchsorted(ends, int(at[1]), "right")), len(ends) - 1)
+    if at := _ITEM.search(message):
+        return min(int(at[1]), len(ends) - 1)
+    return len(ends) // 2
 
 
 def _in_plain_words(error: msgspec.MsgspecError) -> str:

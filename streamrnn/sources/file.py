@@ -1,21 +1,25 @@
-"""Events from files, one after the other."""
+"""Events from files, one after the other; those that are followed are left to `FollowSource`."""
 
 from __future__ import annotations
 
 import glob
 import os.path
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from streamrnn.errors import SourceError
 from streamrnn.events import Mark, Origin
 from streamrnn.ports import EndOfStream
+from streamrnn.sources.compressed import GzipReader
+from streamrnn.sources.follow import FollowSource
 
 if TYPE_CHECKING:
     from streamrnn.builtins.ends import FileSourceConfig
-    from streamrnn.context import Context
+    from streamrnn.context import Context, FileSystem
     from streamrnn.events import Block
     from streamrnn.ports import Framer
 
@@ -24,11 +28,26 @@ _READ_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class _Input:
-    """A file to read. `stream` is set from the start for what cannot be opened twice, such as a pipe."""
+    """A file to read. `stream` is set from the start for what cannot be opened twice, such as a pipe.
+
+    `max_ratio` is None for a file that is not compressed.
+    """
 
     name: str
     path: Path
     stream: BinaryIO | None = None
+    max_ratio: float | None = None
+    _gzip: GzipReader | None = None
+
+    def read(self, fs: FileSystem) -> bytes:
+        """The next bytes of its records; b"" at the end."""
+        if self.stream is None:
+            self.stream = fs.open_read(self.path)
+        if self.max_ratio is None:
+            return self.stream.read(_READ_BYTES)
+        if self._gzip is None:
+            self._gzip = GzipReader(self.stream, self.name, self.max_ratio)
+        return self._gzip.read(_READ_BYTES)
 
     def close(self) -> None:
         if self.stream is not None:
@@ -80,9 +99,7 @@ class FileSource:
 
     def _receive(self, current: _Input) -> None:
         try:
-            if current.stream is None:
-                current.stream = self._fs.open_read(current.path)
-            data = current.stream.read(_READ_BYTES)
+            data = current.read(self._fs)
         except OSError as error:
             raise SourceError(f"{current.name}: cannot read: {error.strerror}") from error
         if data:
@@ -102,17 +119,44 @@ class FileSource:
         return mark
 
 
-def build(config: FileSourceConfig, context: Context, new_framer: Callable[..., Framer]) -> FileSource:
-    """The source, with its list of files settled. Raises `SourceError` if one is missing or named twice."""
-    patterns = [config.path] if isinstance(config.path, str) else config.path
+def build(
+    config: FileSourceConfig, context: Context, new_framer: Callable[..., Framer]
+) -> FileSource | FollowSource:
+    """The source, with its list of files settled. Raises `SourceError` if one is missing or named twice.
+
+    If files are followed, a missing one is waited for, and one that is named twice is read once.
+    """
+    if config.follow:
+        for pattern in config.paths:
+            if not any(context.fs.status(path) for _, path in _followed(pattern, config, context)):
+                context.log.warning("%s: there is no such file yet; waiting for it", pattern)
+        find = partial(_all_followed, config, context)
+        return FollowSource(context, find, new_framer, config)
     inputs: dict[str, _Input] = {}
-    for pattern in patterns:
+    for pattern in config.paths:
         for file in _inputs(pattern, context):
+            file.max_ratio = config.max_ratio if config.is_compressed(file.name) else None
             where = os.path.normpath(file.path)
             if where in inputs:
                 raise SourceError(f"{file.name}: named twice in `path`; a file is read once, name it once")
             inputs[where] = file
     return FileSource(context, list(inputs.values()), new_framer)
+
+
+def _all_followed(config: FileSourceConfig, context: Context) -> Iterable[tuple[str, Path]]:
+    return chain.from_iterable(_followed(pattern, config, context) for pattern in config.paths)
+
+
+def _followed(pattern: str, config: FileSourceConfig, context: Context) -> list[tuple[str, Path]]:
+    """The files that one pattern means by now, sorted by name; a plain name need not exist.
+
+    A compressed file among them is what became of a file that was rotated, and was read before that.
+    """
+    if not glob.has_magic(pattern):
+        return [(pattern, context.path(pattern))]
+    found = context.fs.glob(os.path.join(glob.escape(str(context.base_dir)), pattern))
+    named = [(_name(path, context.base_dir), path) for path in found]
+    return [(name, path) for name, path in named if not config.is_compressed(name)]
 
 
 def _inputs(pattern: str, context: Context) -> list[_Input]:

@@ -1,0 +1,1 @@
+"""Listening sockets and the connections made to them, without threads; the socket ends are built on it."""

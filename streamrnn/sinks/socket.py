@@ -1,0 +1,162 @@
+"""Outputs to clients of a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from streamrnn.errors import OptionError, SinkError
+from streamrnn.net.listening import listen
+from streamrnn.net.server import Room, Server
+
+if TYPE_CHECKING:
+    from streamrnn.builtins.sockets import SocketSinkConfig
+    from streamrnn.context import Context
+    from streamrnn.events import Column, IntArray, OutBlock
+    from streamrnn.net.listening import Listener
+    from streamrnn.ports import Source
+
+    Encode = Callable[[Mapping[str, Column], int], tuple[bytes, IntArray]]
+
+
+class SenderSink:
+    """The `socket` sink that answers: outputs and refusals in the order in which each client sent the events.
+
+    What a client does not take at once is kept by the source, which then reads no more from it.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._log = context.log
+        self._send: Callable[[int, bytes], bool] = lambda connection, data: False
+        self._encode: Encode = _as_json
+        self.late = 0
+        """Answers to clients that had left."""
+
+    def attach(self, source: Source, encode: Encode) -> None:
+        """Learn where to answer, and how records are written. Raises `OptionError` without connections."""
+        if not callable(answer := getattr(source, "answer", None)):
+            text = (
+                "expected a source with connections to answer on, such as type: socket, found "
+                f"{type(source).__name__}; use another sink, or to: subscribers"
+            )
+            raise OptionError((("to",), text))
+        self._send = answer
+        self._encode = encode if _can_refuse(encode) else _as_json
+
+    def write(self, block: OutBlock) -> None:
+        """See `Sink.write`."""
+        owners = block.block.connection
+        if owners is None or not len(owners):
+            return
+        if not block.rejected and (owners == owners[0]).all():
+            self._answer(int(owners[0]), block.buffer, len(block))
+            return
+        buffer, starts, ends, records = self._merged(block)
+        owners = owners[records]
+        order = np.lexsort((records, owners))
+        owners, starts, ends = owners[order], starts[order], ends[order]
+        # A run is a piece of the buffer that goes to one client as it is.
+        breaks = np.flatnonzero((owners[1:] != owners[:-1]) | (starts[1:] != ends[:-1])) + 1
+        edges = np.concatenate([[0], breaks, [len(owners)]])
+        first, last = edges[:-1], edges[1:] - 1
+        columns = (owners[first], starts[first], ends[last], edges[1:] - edges[:-1])
+        runs = zip(*(column.tolist() for column in columns), strict=True)
+        for owner, own in groupby(runs, itemgetter(0)):
+            pieces = list(own)
+            data = b"".join([buffer[start:end] for _, start, end, _ in pieces])
+            self._answer(owner, data, sum(count for *_, count in pieces))
+
+    def flush(self) -> None:
+        """See `Sink.flush`. It waits for no client: the others would wait with it."""
+
+    def close(self) -> None:
+        """See `Sink.close`; the source sends what waits before it closes the connections."""
+        if self.late:
+            self._log.warning("%d answers were for clients that had left", self.late)
+            self.late = 0
+
+    def _merged(self, block: OutBlock) -> tuple[bytes, IntArray, IntArray, IntArray]:
+        """Outputs and refusals in one buffer: where each begins and ends, and which record it answers."""
+        told = [{"number": event.number, "reason": event.reason} for event in block.rejected]
+        refused, refused_ends = self._encode({"refused": told}, len(told))
+        ends = np.concatenate([block.ends, refused_ends + len(block.buffer)])
+        starts = np.concatenate([[0], ends[:-1]])
+        records = np.array([event.record for event in block.rejected], np.int64)
+        return block.buffer + refused, starts, ends, np.concatenate([block.records, records])
+
+    def _answer(self, connection: int, data: bytes, answers: int) -> None:
+        if not self._send(connection, data):
+            self.late += answers
+
+
+class SubscribersSink:
+    """The `socket` sink that broadcasts: every output to all who are connected when it is written.
+
+    A subscriber for which too much waits is closed. Nothing that one sends is looked at; one that closes
+    its sending side has left.
+    """
+
+    def __init__(self, config: SocketSinkConfig, context: Context, listeners: list[Listener]) -> None:
+        self._most = config.max_pending_bytes
+        self._server = Server(listeners, Room(config.max_connections, 2 * self._most), context)
+        self.addresses = [listener.address for listener in listeners]
+        """Where it listens, in the order of the options, with the ports it got."""
+        self._closed = False
+
+    def write(self, block: OutBlock) -> None:
+        """See `Sink.write`."""
+        self.idle()
+        if not block.buffer:
+            return
+        for connection in list(self._server.connections.values()):
+            self._server.send(connection.number, block.buffer)
+            if len(connection.pending) > self._most:
+                self._server.give_up(connection, f"more than {self._most} bytes waited for it to read")
+            if connection.is_deaf:
+                self._server.drop(connection)
+
+    def idle(self) -> None:
+        """Take new subscribers, send what waits, let go of those that have left."""
+        for connection in self._server.round(0):
+            connection.discard()
+            if connection.has_ended:
+                self._server.drop(connection)
+
+    def flush(self) -> None:
+        """See `Sink.flush`. It waits for no subscriber: the stream would wait with it."""
+        if not self._closed:
+            self.idle()
+
+    def close(self) -> None:
+        """See `Sink.close`. Subscribers have a few seconds to take what waits for them."""
+        self._closed = True
+        self._server.close()
+
+
+def _can_refuse(encode: Encode) -> bool:
+    """Whether the pipeline's own codec can write a refusal; one with fixed columns cannot."""
+    try:
+        return len(encode({"refused": [{"number": 1, "reason": ""}]}, 1)[1]) == 1
+    except Exception:
+        return False
+
+
+def _as_json(columns: Mapping[str, Column], n: int) -> tuple[bytes, IntArray]:
+    lines = [msgspec.json.encode({"refused": each}) + b"\n" for each in columns["refused"]]
+    return b"".join(lines), np.cumsum([len(line) for line in lines], dtype=np.int64)
+
+
+def build(config: SocketSinkConfig, context: Context) -> SenderSink | SubscribersSink:
+    """The sink; for subscribers it listens. Raises `SinkError` if it cannot."""
+    if config.to == "sender":
+        return SenderSink(context)
+    try:
+        listeners = listen(config.addresses(), context)
+    except OSError as error:
+        raise SinkError(f"{error.filename}: cannot listen: {error.strerror}") from error
+    return SubscribersSink(config, context, listeners)
