@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import click
@@ -31,8 +34,21 @@ def command(file: str, quiet: bool) -> None:
     spec, registry, context = open_pipeline(file)
     pipeline = build_pipeline(spec, registry, context)
     stop = StopSignals()
-    with Progress(context.clock, sys.stderr, quiet) as progress:
+    with Progress(context.clock, sys.stderr, quiet) as progress, few_collections():
         run(pipeline, lambda: stop.asked, progress.told)
+
+
+@contextmanager
+def few_collections() -> Iterator[None]:
+    """Let Python look for cycles rarely: a batch makes thousands of objects, and no cycle among them."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 class StopSignals:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from streamrnn.core.gone import Gone, Undo
-from streamrnn.limits import EVICTED, key_hash
+from streamrnn.limits import EVICTED, NEW, UNKNOWN, key_hash
 
 if TYPE_CHECKING:
     from streamrnn.events import IntArray
@@ -81,7 +82,7 @@ class KeyTable:
         if row is not None:
             return row, 0
         # The newcomer is recalled before a victim is remembered, so that a full memory cannot forget it.
-        cause = self.gone.recall(key_hash(key), self._undo)
+        cause = self.gone.recall(key_hash(key), self._undo) if self.gone else self._first_cause
         if make_room is not None and len(self.row_of) >= self.max_keys:
             make_room()
         if not self._free:
@@ -89,8 +90,12 @@ class KeyTable:
             self.key_of.append(None)
         row = self._free.pop()
         self.row_of[key], self.key_of[row] = row, key
-        self._undo.append(lambda: self._remove(row))
+        self._undo.append(partial(self._remove, row))
         return row, cause
+
+    @property
+    def _first_cause(self) -> int:
+        return UNKNOWN if self.gone.forgot else NEW
 
     def _remove(self, row: int) -> str:
         key = self.key_of[row]
