@@ -35,6 +35,7 @@ GOALS = {
 }
 LATENCY_GOAL = 1.5
 TILES = (1, 8)
+SHOWN = ("read", "decode", "event", "core", "of it the model", "encode", "format", "write")
 
 
 def installed() -> list[str]:
@@ -72,8 +73,13 @@ def by_us(workload: Workload, model: Path, events: Path, out: Path, tile_rows: i
     return {"events/s": told["events"] / told["cpu_s"], **stages}
 
 
-def race(workload: Workload, mix: str, folder: Path, events: int, runs: int) -> Iterator[str]:
-    """The rows of one stream: every stack in turn, the best of some runs each."""
+def race(
+    workload: Workload, mix: str, folder: Path, events: int, runs: int, costs: list[str]
+) -> Iterator[str]:
+    """The rows of one stream: every stack in turn, the best of some runs each.
+
+    What each stage took goes to `costs`, for the first of the tile sizes.
+    """
     model, stream = weights_path(folder, workload), events_path(folder, workload, mix, events)
     out = folder / "out.jsonl"
     hand: dict[str, float] = {}
@@ -97,8 +103,8 @@ def race(workload: Workload, mix: str, folder: Path, events: int, runs: int) -> 
             f"| {workload.name} {mix} | {tile} | {found['events/s']:,.0f} | {others} "
             f"| {ratio:.1f}x {best} | {verdict} |"
         )
-        stages = "; ".join(f"{name} {value:,.0f}" for name, value in found.items() if name != "events/s")
-        yield f"<!-- {workload.name} {mix} tile {tile}, ns/event: {stages} -->"
+    spent = ours[TILES[0]]
+    costs.append(f"| {workload.name} {mix} | " + " | ".join(f"{spent.get(s, 0):,.0f}" for s in SHOWN) + " |")
 
 
 def main() -> None:
@@ -114,14 +120,18 @@ def main() -> None:
     arguments.add_argument("--no-latency", action="store_true")
     given = arguments.parse_args()
     given.folder.mkdir(exist_ok=True)
+    costs: list[str] = []
     print("| stream | tile_rows | streamrnn, events per CPU s | by hand | ratio to the best | goal |")
     print("|---|---|---|---|---|---|")
     for name in given.only:
         for mix in given.mixes:
             if WORKLOADS[name].keys > 10_000 and mix == "hot":
                 continue
-            for row in race(WORKLOADS[name], mix, given.folder, given.events, given.runs):
+            for row in race(WORKLOADS[name], mix, given.folder, given.events, given.runs, costs):
                 print(row, flush=True)
+    print(f"\nWhere the time goes, CPU ns per event:\n\n| stream | {' | '.join(SHOWN)} |")
+    print("|---" * (len(SHOWN) + 1) + "|")
+    print("\n".join(costs))
     if not given.no_latency:
         found = latency.measure(given.folder, 5_000)
         ratio = found["streamrnn"][0] / found["minimal loop"][0]

@@ -59,7 +59,11 @@ class Codec(Protocol):
 
 
 class Source(Protocol):
-    """Where records come from. `read` is called on one thread until it raises EndOfStream, then `close`."""
+    """Where records come from. `read` is called on one thread until it raises EndOfStream, then `close`.
+
+    One that has connections may offer `answer(connection, data) -> bool`: bytes for the client that
+    `Block.connection` numbers, false if it has left.
+    """
 
     def read(self, limit: int, wait_ms: int) -> Block | Mark | None:
         """At most `limit` records, as soon as there is one; None if there was none for `wait_ms`.
@@ -78,7 +82,12 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Where outputs go. Raises `SinkError` if it cannot go on."""
+    """Where outputs go. Raises `SinkError` if it cannot go on.
+
+    Two methods are optional: `attach(source, encode)` is called once, before the first event, for a sink that
+    answers on its pipeline's source, with the encoder of the outputs; `idle()` whenever there was nothing to
+    read, for one whose readers do not take everything at once.
+    """
 
     def write(self, block: OutBlock) -> None:
         """Take the outputs of one batch, in order."""

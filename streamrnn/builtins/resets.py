@@ -91,5 +91,5 @@ COMPONENTS = (
     _rule("every", Every, "a count of events since the key's last reset", "{events: 100}"),
     _rule("on_change", OnChange, "a field differs from the key's last event", "{field: session}"),
     _rule("on_value", OnValue, "a field has a value, or lies beyond a bound", "{field: reset, equals: true}"),
-    _rule("source_end", SourceEnd, "a file or a connection has ended", "{}"),
+    _rule("source_end", SourceEnd, "a source, or one file of it, has ended", "{}"),
 )
