@@ -43,55 +43,18 @@ class Server:
 
     def run(self, segments: Segments, inputs: Mapping[str, Array], n: int) -> Served:
         """Serve all segments of a batch of n events; `inputs` arrays [n, *shape] in batch order."""
-        y = {spec.name: np.empty((n, *spec.shape), spec.dtype) for spec in self.backend.outputs}
-        served = Served(y)
+        served = Served({spec.name: np.empty((n, *spec.shape), spec.dtype) for spec in self.backend.outputs})
         width = len(segments.rows)
         state = self.slab.take(segments.rows, segments.fresh, _pick(inputs, segments.events(0, 0, width)))
         # scan reports what is not finite, not what is over the norm.
         scan = self.backend.scan is not None and self.max_norm is None
-        self._advance(segments, inputs, served, state, 0, 0, width, scan)
+        _Run(self, segments, inputs, served).advance(state, 0, 0, width, scan)
         return served
 
-    def _advance(
-        self,
-        segments: Segments,
-        inputs: Mapping[str, Array],
-        served: Served,
-        state: Any,
-        k: int,
-        start: int,
-        stop: int,
-        scan: bool,
-    ) -> None:
-        """Segments start..stop from their k-th event to their end; `state` has their rows."""
-        while stop > start and not served.refused:
-            running = min(segments.running(k + 1), stop)
-            if scan and running > start and stop - start < self.scan_below:
-                self._scan(segments, inputs, served, state, k, start, stop)
-                return
-            events = segments.events(k, start, stop)
-            state, y = self._step(state, _pick(inputs, events), events, served)
-            if served.refused:
-                return
-            for name, array in served.y.items():
-                array[events] = y[name]
-            running = max(running, start)
-            self._finish(segments, served, state, running, stop, start)
-            if running > start:
-                state = self.slab.narrow(state, 0, running - start)
-            k, stop = k + 1, running
-
-    def _finish(
-        self, segments: Segments, served: Served, state: Any, start: int, stop: int, offset: int
-    ) -> None:
-        """Segments start..stop have had their last event."""
-        if start < stop and segments.kept[start:stop].any():
-            last = self.slab.narrow(state, start - offset, stop - offset)
-            served.puts.append((segments.rows[start:stop], last, segments.kept[start:stop]))
-
-    def _step(
+    def step(
         self, state: Any, x: dict[str, Array], events: IntArray, served: Served
     ) -> tuple[Any, dict[str, Array]]:
+        """One step for the batch's `events`; those that the model or the guard refuses go to `served`."""
         try:
             new_state, y = self.backend.step(state, x)
         except Exception as error:
@@ -131,48 +94,67 @@ class Server:
                 guilty += self._bisect(state, x, a, b, inner)
         return guilty
 
-    def _scan(
-        self,
-        segments: Segments,
-        inputs: Mapping[str, Array],
-        served: Served,
-        state: Any,
-        k: int,
-        start: int,
-        stop: int,
-    ) -> None:
-        """Segments start..stop to their ends in a few calls, those of similar length together."""
-        for a, b in buckets(segments.lengths[start:stop] - k):
-            part = self.slab.narrow(state, a, b)
-            if not self._scan_bucket(segments, inputs, served, part, k, start + a, start + b):
-                self._advance(segments, inputs, served, part, k, start + a, start + b, scan=False)
 
-    def _scan_bucket(
-        self,
-        segments: Segments,
-        inputs: Mapping[str, Array],
-        served: Served,
-        state: Any,
-        k: int,
-        start: int,
-        stop: int,
-    ) -> bool:
+@dataclass
+class _Run:
+    """One batch being served. Segments start..stop stand at their k-th event, `state` has their rows."""
+
+    server: Server
+    segments: Segments
+    inputs: Mapping[str, Array]
+    served: Served
+
+    def advance(self, state: Any, k: int, start: int, stop: int, scan: bool) -> None:
+        """To the end of the segments, or until an event is refused."""
+        segments, served, slab = self.segments, self.served, self.server.slab
+        while stop > start and not served.refused:
+            running = max(min(segments.running(k + 1), stop), start)
+            if scan and running > start and stop - start < self.server.scan_below:
+                self._scan(state, k, start, stop)
+                return
+            events = segments.events(k, start, stop)
+            state, y = self.server.step(state, _pick(self.inputs, events), events, served)
+            if served.refused:
+                return
+            for name, array in served.y.items():
+                array[events] = y[name]
+            self._finish(state, running, stop, start)
+            if running > start:
+                state = slab.narrow(state, 0, running - start)
+            k, stop = k + 1, running
+
+    def _finish(self, state: Any, start: int, stop: int, offset: int) -> None:
+        """Segments start..stop have had their last event; `state` begins with segment `offset`."""
+        kept = self.segments.kept[start:stop]
+        if start < stop and kept.any():
+            last = self.server.slab.narrow(state, start - offset, stop - offset)
+            self.served.puts.append((self.segments.rows[start:stop], last, kept))
+
+    def _scan(self, state: Any, k: int, start: int, stop: int) -> None:
+        """To the end in a few calls, segments of similar length together."""
+        for a, b in buckets(self.segments.lengths[start:stop] - k):
+            part = self.server.slab.narrow(state, a, b)
+            if not self._scan_bucket(part, k, start + a, start + b):
+                self.advance(part, k, start + a, start + b, scan=False)
+
+    def _scan_bucket(self, state: Any, k: int, start: int, stop: int) -> bool:
         """False if an event of the bucket was refused, which `step` must then find."""
+        segments = self.segments
         lens = segments.lengths[start:stop] - k
         place = np.arange(int(lens[0]))
         valid = place < lens[:, None]
         at = segments.begins[start:stop, None] + k + np.minimum(place, lens[:, None] - 1)
         events = segments.order[at]
-        scan: Callable[..., Any] = self.backend.scan  # type: ignore[assignment]
+        scan: Callable[..., Any] = self.server.backend.scan  # type: ignore[assignment]
         try:
-            state, y, bad_at = scan(state, _pick(inputs, events), lens)
+            state, y, bad_at = scan(state, _pick(self.inputs, events), lens)
         except Exception:
             return False
         if (bad_at >= 0).any():
             return False
-        for name, array in served.y.items():
+        for name, array in self.served.y.items():
             array[events[valid]] = y[name][valid]
-        self._finish(segments, served, state, start, stop, start)
+        self._finish(state, start, stop, start)
         return True
 
 
