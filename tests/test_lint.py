@@ -371,3 +371,10 @@ def test_lint_loads_nothing_heavy() -> None:
         env = {**os.environ, "PYTHONPATH": str(HERE.parent)}
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
         assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_a_model_s_mistakes_are_told_beside_those_of_other_sections() -> None:
+    text = (HERE.parent / "pipelines" / "reset_each_step.yaml").read_text()
+    text = text.replace("sink: {type: stdout}", "sink: {type: stdot}").replace("[[2.0]]", "[[2.0, 1.0]]")
+    told = lint(text.encode(), "both.yaml")
+    assert [line.split(": ")[1] for line in told] == ["model.layers.0.weights.weight_hh_l0", "sink.type"]

@@ -9,12 +9,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from streamrnn import __version__
+from streamrnn.backend import Description, TensorSpec
 from streamrnn.config import checks
 from streamrnn.config.environment import substitute
 from streamrnn.config.model import NOT_YET, PipelineFile
 from streamrnn.config.parts import ITEM_OPTIONS, ElapsedOptions, Parts
 from streamrnn.config.problems import from_option_error, translate
-from streamrnn.config.spec import Chosen, PipelineSpec
+from streamrnn.config.spec import Chosen, Item, PipelineSpec
 from streamrnn.config.yaml_tree import Tree, load
 from streamrnn.context import Context
 from streamrnn.errors import ConfigError, Finding, ModelError, OptionError
@@ -50,8 +51,8 @@ def load_pipeline(
     for i, name in enumerate(_list(data.get("plugins"))):
         if isinstance(name, str) and name in registry.failures:
             parts.report(("plugins", i), registry.failures[name])
-    complete = fixed is not None and all(chosen.values())
-    if fixed is None or not complete:
+    if fixed is None or not all(chosen.values()):
+        _describe_alone(parts, chosen["model"], data, inputs, context)
         raise _error(parts, unset)
     spec = PipelineSpec(tree, fixed, fixed.name or Path(file).stem, **chosen)  # type: ignore[arg-type]
     spec.rules = [rule for rule in rules if rule is not None]
@@ -96,7 +97,7 @@ def _check(parts: Parts, spec: PipelineSpec, context: Context, whole: bool) -> N
     for path, message in checks.context_problems(spec):
         parts.report(path, message)
     spec.given = parts.given(spec.inputs, spec.file.model.context)
-    _describe(parts, spec, context)
+    spec.description = _describe(parts, spec.model, spec.given, context)
     if spec.description is not None:
         outputs = {tensor.name: tensor for tensor in spec.description.outputs}
         for path, message in (
@@ -106,17 +107,32 @@ def _check(parts: Parts, spec: PipelineSpec, context: Context, whole: bool) -> N
             parts.report(path, message)
 
 
-def _describe(parts: Parts, spec: PipelineSpec, context: Context) -> None:
+def _describe(
+    parts: Parts, model: Chosen, given: Mapping[str, TensorSpec], context: Context
+) -> Description | None:
     """Ask the backend what the model is, where it can say so without loading it."""
-    component = spec.model.component
-    if component.describe is None:
-        return
+    if model.component.describe is None:
+        return None
     try:
-        spec.description = component.resolve("describe")(spec.model.options, spec.given, context)
+        description: Description = model.component.resolve("describe")(model.options, given, context)
     except OptionError as error:
         parts.findings += from_option_error(error, ("model",), parts.tree)
     except ModelError as error:
         parts.report(("model",), str(error))
+    else:
+        return description
+    return None
+
+
+def _describe_alone(
+    parts: Parts, model: Chosen | None, data: dict[str, Any], inputs: dict[str, list[Item]], context: Context
+) -> None:
+    """A model's own mistakes, in a file whose other sections cannot all be read."""
+    event = data.get("event")
+    named = event.get("inputs") if isinstance(event, dict) else None
+    whole = isinstance(named, dict) and inputs.keys() == named.keys()
+    if model is not None and whole and "context" not in data["model"]:
+        _describe(parts, model, parts.given(inputs, {}), context)
 
 
 def _types(data: Mapping[str, Any]) -> list[str]:
