@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import logging
 import os
@@ -16,6 +17,8 @@ from typing import BinaryIO, Protocol
 
 from streamrnn.errors import ModelError
 
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
+"""What fsync answers for a pipe or a device."""
 _BACKLOG = 1024
 """Connections that wait to be taken; the system may allow fewer."""
 
@@ -105,9 +108,19 @@ class FileSystem:
         """Rename a file; one that `target` names is lost."""
         os.replace(path, target)
 
+    def write(self, file: BinaryIO, data: bytes | memoryview) -> None:
+        """All of `data`; an unbuffered file may take less at a time."""
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
+
     def sync(self, file: BinaryIO) -> None:
-        """Return when what was written to a file would survive a loss of power."""
-        os.fsync(file.fileno())
+        """Return when what was written to a file would survive a loss of power, if it keeps anything."""
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in _CANNOT_SYNC:
+                raise
 
 
 class Net:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import base64
-import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from streamrnn.errors import SinkError
+from streamrnn.notices import Notices
 
 if TYPE_CHECKING:
     from streamrnn.context import Context
     from streamrnn.events import Rejected
-
-_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
-"""What fsync answers for a pipe or a device, which keep nothing."""
-_LOGGED_AT_ONCE = 10
-_LOGGED_PER_S = 1.0
 
 
 class Rejects(Protocol):
@@ -46,10 +41,8 @@ class RejectFile:
 
     def write(self, rejected: Sequence[Rejected]) -> None:
         """See `Rejects.write`."""
-        left = memoryview(b"".join(map(_line, rejected)))
         try:
-            while left:
-                left = left[self._file.write(left) :]
+            self._fs.write(self._file, b"".join(map(_line, rejected)))
         except OSError as error:
             raise SinkError(f"dead_letter: cannot write {self._path}: {error.strerror}") from error
 
@@ -60,40 +53,26 @@ class RejectFile:
         try:
             self._fs.sync(self._file)
         except OSError as error:
-            if error.errno not in _CANNOT_SYNC:
-                text = f"dead_letter: cannot write {self._path} to the disk: {error.strerror}"
-                raise SinkError(text) from error
+            text = f"dead_letter: cannot write {self._path} to the disk: {error.strerror}"
+            raise SinkError(text) from error
         finally:
             self._file.close()
 
 
 class RejectLog:
-    """Reasons as warnings: the first few, then about one a second with the number of those in between."""
+    """Reasons as warnings, at a bounded rate."""
 
     def __init__(self, context: Context) -> None:
-        self._log, self._clock = context.log, context.clock
-        self._allowance, self._last, self._silent = float(_LOGGED_AT_ONCE), context.clock.monotonic(), 0
+        self._notices = Notices(context, "%d more events were refused; `dead_letter:` keeps them all")
 
     def write(self, rejected: Sequence[Rejected]) -> None:
         """See `Rejects.write`."""
-        now = self._clock.monotonic()
-        earned = self._allowance + (now - self._last) * _LOGGED_PER_S
-        self._allowance, self._last = min(_LOGGED_AT_ONCE, earned), now
         for event in rejected:
-            if self._allowance < 1:
-                self._silent += 1
-                continue
-            self._allowance -= 1
-            more = f" ({self._silent} more since the last one shown)" if self._silent else ""
-            self._silent = 0
-            self._log.warning(
-                "%s:%d: refused: %s%s", event.origin.partition, event.number, event.reason, more
-            )
+            self._notices.warn("%s:%d: refused: %s", event.origin.partition, event.number, event.reason)
 
     def close(self) -> None:
         """See `Rejects.close`."""
-        if self._silent:
-            self._log.warning("%d more events were refused; `dead_letter:` keeps them all", self._silent)
+        self._notices.close()
 
 
 def _line(event: Rejected) -> bytes:

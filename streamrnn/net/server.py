@@ -11,7 +11,7 @@ from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING
 
 from streamrnn.net.connection import Connection
-from streamrnn.net.notices import Notices
+from streamrnn.notices import Notices
 
 if TYPE_CHECKING:
     from streamrnn.context import Context
@@ -42,7 +42,7 @@ class Server:
         self.accepted = 0
         self.now_s = context.clock.monotonic()
         """The time of the last round."""
-        self.notices = Notices(context)
+        self.notices = Notices(context, "%d more warnings about connections were not shown")
         self._listeners, self._room, self._clock = listeners, room, context.clock
         self._selector = selectors.DefaultSelector()
         self._listens = self._is_leaving = self._has_told_no_room = self._closed = False
@@ -122,7 +122,7 @@ class Server:
         """Read no more from this client, and tell so."""
         connection.has_ended = True
         self.watch(connection)
-        self.notices.warn(f"{connection.address}: connection {connection.number} closed: {why}")
+        self.notices.warn("%s: connection %d closed: %s", connection.address, connection.number, why)
 
     def drop(self, connection: Connection) -> None:
         """Close a connection; what waits for it is lost."""
@@ -188,7 +188,9 @@ class Server:
         most = self._room.max_connections
         if len(self.connections) >= most:
             opened.close()
-            self.notices.warn(f"{listener.address}: a client was turned away: {most} are connected already")
+            self.notices.warn(
+                "%s: a client was turned away: %d are connected already", listener.address, most
+            )
             return
         opened.setblocking(False)
         if opened.family != socket.AF_UNIX:
@@ -204,7 +206,9 @@ class Server:
         self._listens_again_s = self.now_s + _NO_ROOM_WAIT_S
         if not self._has_told_no_room:
             self._has_told_no_room = True
-            self.notices.warn(f"{listener.address}: no more clients can be taken for now: {error.strerror}")
+            self.notices.warn(
+                "%s: no more clients can be taken for now: %s", listener.address, error.strerror
+            )
 
     def _listen(self, listens: bool) -> None:
         if listens == self._listens:

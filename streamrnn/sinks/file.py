@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
     from streamrnn.builtins.ends import FileSinkConfig
     from streamrnn.context import Context, FileSystem
     from streamrnn.events import OutBlock
-
-_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
-"""What fsync answers for a pipe or a device, which keep nothing."""
 
 
 class FileSink:
@@ -33,10 +29,8 @@ class FileSink:
 
     def append(self, data: bytes | memoryview) -> None:
         """All of `data`, which is whole records. Raises `SinkError`."""
-        left = memoryview(data)
         try:
-            while left:
-                left = left[self._file.write(left) :]
+            self._fs.write(self._file, data)
         except OSError as error:
             raise _failure(self._path, "cannot write", error) from error
 
@@ -45,8 +39,7 @@ class FileSink:
         try:
             self._fs.sync(self._file)
         except OSError as error:
-            if error.errno not in _CANNOT_SYNC:
-                raise _failure(self._path, "cannot write to the disk", error) from error
+            raise _failure(self._path, "cannot write to the disk", error) from error
 
     def close(self) -> None:
         """See `Sink.close`."""

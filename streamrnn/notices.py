@@ -1,4 +1,4 @@
-"""Warnings about clients, at a rate that clients cannot raise."""
+"""Warnings at a rate that whoever causes them cannot raise."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ _PER_S = 1.0
 
 
 class Notices:
-    """The first few warnings, then about one a second with the number of those in between."""
+    """The first few warnings, then about one a second with the number of those in between.
 
-    def __init__(self, context: Context) -> None:
-        self._log, self._clock = context.log, context.clock
+    `unshown` is logged at the end with the number of those that were not, as its %d.
+    """
+
+    def __init__(self, context: Context, unshown: str) -> None:
+        self._log, self._clock, self._unshown = context.log, context.clock, unshown
         self._allowance, self._last_s, self._silent = float(_AT_ONCE), context.clock.monotonic(), 0
 
-    def warn(self, text: str) -> None:
-        """Log it, or count it."""
+    def warn(self, text: str, *values: object) -> None:
+        """Log a text, its values put in as logging does, or count it."""
         now_s = self._clock.monotonic()
         self._allowance = min(_AT_ONCE, self._allowance + (now_s - self._last_s) * _PER_S)
         self._last_s = now_s
@@ -29,10 +32,10 @@ class Notices:
         self._allowance -= 1
         more = f" ({self._silent} more since the last one shown)" if self._silent else ""
         self._silent = 0
-        self._log.warning("%s%s", text, more)
+        self._log.warning(f"{text}%s", *values, more)
 
     def close(self) -> None:
         """Tell how many were not shown."""
         if self._silent:
-            self._log.warning("%d more warnings about connections were not shown", self._silent)
+            self._log.warning(self._unshown, self._silent)
             self._silent = 0
