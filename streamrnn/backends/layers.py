@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from streamrnn.backend import Backend, TensorSpec
 from streamrnn.backends.activations import ACTIVATIONS
+from streamrnn.backends.blas import BLAS_LIMIT
 from streamrnn.backends.cells import Cell, GruCell, LstmCell, ResetBeforeGruCell, RnnCell
 from streamrnn.backends.layer_plan import (
     CellPlan,
@@ -30,7 +31,7 @@ from streamrnn.backends.layer_plan import (
     plan_model,
 )
 from streamrnn.backends.layer_weights import Weight
-from streamrnn.backends.tiles import BLAS_LIMIT, TiledMatrix
+from streamrnn.backends.products import Product
 from streamrnn.builtins.numpy_layers import NumpyConfig
 from streamrnn.errors import ModelError, OptionError
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-FORMULAS = "numpy layers 1"
+FORMULAS = "numpy layers 2"
 """Part of the fingerprint: counts up when the same weights would give other bits."""
 
 
@@ -169,8 +170,8 @@ class _Recurrent:
         """The top cell's h [n, width]; fills `new_state`."""
         x: Array = values[self._of]
         for cell, names in self._cells:
-            old = (np.ascontiguousarray(state[name]) for name in names)
-            new = cell.advance(cell.project(x), *old)
+            old = tuple(np.ascontiguousarray(state[name]) for name in names)
+            new = _advance(cell, x, old)
             new_state.update(zip(names, new, strict=True))
             x = new[0]
         return x
@@ -183,26 +184,47 @@ class _Recurrent:
             # h shows what is not finite in c, except a c that came in so: c' = f c + i g grows by 1 at most.
             for kept in states[1:]:
                 run.check(kept)
-            x = _unroll(cell, cell.project(x), states, run, self._width)
+            x = _unroll(cell, x, states, run, self._width)
             run.check(x)
             new_state.update((name, run.restore(kept)) for name, kept in zip(names, states, strict=True))
         return x
 
 
-def _unroll(cell: Cell, gates: Array, states: list[Array], run: _Run, width: int) -> Array:
-    """All steps of one cell: gates [t*n, ...] as projected, `states` brought to their last step."""
-    history = np.zeros((len(gates) // run.rows, run.rows, width), gates.dtype)
-    for active, here, out in zip(
-        run.active, gates.reshape(len(history), run.rows, -1), history, strict=False
-    ):
-        if active == run.rows:
-            states[:] = cell.advance(here, *states)
-            out[:] = states[0]
-            continue
-        new = cell.advance(here[:active], *(kept[:active] for kept in states))
-        out[:active] = new[0]
-        for kept, value in zip(states, new, strict=True):
-            kept[:active] = value
+def _advance(cell: Cell, x: Array, old: tuple[Array, ...]) -> tuple[Array, ...]:
+    """One step of one cell, as many rows at a time as have gates that fit into the cache."""
+    rows = cell.rows
+    if len(x) <= rows:
+        return cell.advance(cell.project(x), *old)
+    new = tuple(map(np.empty_like, old))
+    for start in range(0, len(x), rows):
+        some = slice(start, start + rows)
+        parts = cell.advance(cell.project(x[some]), *(kept[some] for kept in old))
+        for out, part in zip(new, parts, strict=True):
+            out[some] = part
+    return new
+
+
+def _unroll(cell: Cell, x: Array, states: list[Array], run: _Run, width: int) -> Array:
+    """All steps of one cell over x [t*n, inputs]: h [t*n, width]; `states` are brought to their last step."""
+    history = np.zeros((len(x) // run.rows, run.rows, width), x.dtype)
+    steps = max(cell.rows // run.rows, 1)
+    for start in range(0, len(run.active), steps):
+        some = slice(start * run.rows, (start + steps) * run.rows)
+        gates = cell.project(x[some])
+        for active, here, out in zip(
+            run.active[start : start + steps],
+            gates.reshape(-1, run.rows, gates.shape[1]),
+            history[start : start + steps],
+            strict=False,
+        ):
+            if active == run.rows:
+                states[:] = cell.advance(here, *states)
+                out[:] = states[0]
+            else:
+                new = cell.advance(here[:active], *(kept[:active] for kept in states))
+                out[:active] = new[0]
+                for kept, value in zip(states, new, strict=True):
+                    kept[:active] = value
     return history.reshape(-1, width)
 
 
@@ -236,16 +258,16 @@ class _Concat:
 
 
 class _Linear:
-    def __init__(self, plan: LinearPlan, weight: Array, bias: Array | None, tile_rows: int) -> None:
+    def __init__(self, plan: LinearPlan, product: Product, bias: Array | None) -> None:
         self.name = plan.name
         self._of = plan.of
-        self._matrix = TiledMatrix(weight.T, tile_rows)
+        self._product = product
         self._bias = bias
         self._activation = ACTIVATIONS[plan.activation]
 
     def forward(self, values: Arrays) -> Array:
         """activation(x W^T + b), [n, out]."""
-        y = self._matrix(values[self._of])
+        y = self._product(values[self._of])
         if self._bias is not None:
             y += self._bias
         return self._activation(y)
@@ -255,7 +277,7 @@ class _Loader:
     """Reads planned weights as arrays of the model's dtype, and digests them."""
 
     def __init__(self, stored: bytes, config: NumpyConfig, plan: ModelPlan) -> None:
-        self.tile_rows = config.tile_rows
+        self._tile_rows = config.tile_rows
         self._stored = stored
         self._dtype = np.dtype(config.dtype)
         options = config.model_dump(exclude={"path": True, "layers": {"__all__": {"weights"}}})
@@ -281,8 +303,14 @@ class _Loader:
         self._digest.update(f"{weight.shape}".encode() + array.tobytes())
         return array
 
+    def product(self, matrix: Array) -> Product:
+        """The product with a matrix [inputs, columns]."""
+        product = Product(matrix, self._tile_rows)
+        self._digest.update(b"tile of %d" % product.tile_rows)
+        return product
+
     def fingerprint(self) -> str:
-        """Digest of options, tile size and all weights loaded so far."""
+        """Digest of options, tile sizes and all weights loaded so far."""
         return self._digest.hexdigest()
 
 
@@ -294,7 +322,7 @@ def _load_layer(plan: LayerPlan, loader: _Loader) -> _Embedding | _Concat | _Rec
             return _Embedding(plan, loader.load(plan.weight))
         case LinearPlan():
             bias = None if plan.bias is None else loader.load(plan.bias)
-            return _Linear(plan, loader.load(plan.weight), bias, loader.tile_rows)
+            return _Linear(plan, loader.product(loader.load(plan.weight).T), bias)
         case RecurrentPlan():
             return _Recurrent(plan, [_load_cell(plan, cell, loader) for cell in plan.cells])
 
@@ -302,7 +330,7 @@ def _load_layer(plan: LayerPlan, loader: _Loader) -> _Embedding | _Concat | _Rec
 def _load_cell(plan: RecurrentPlan, cell: CellPlan, loader: _Loader) -> Cell:
     weights = {name: loader.load(weight) for name, weight in cell.weights.items()}
     if plan.kind == "rnn":
-        return RnnCell(weights, loader.tile_rows, plan.activation)
+        return RnnCell(weights, loader.product, plan.activation)
     if plan.kind == "lstm":
-        return LstmCell(weights, loader.tile_rows)
-    return (GruCell if plan.reset_after else ResetBeforeGruCell)(weights, loader.tile_rows)
+        return LstmCell(weights, loader.product)
+    return (GruCell if plan.reset_after else ResetBeforeGruCell)(weights, loader.product)
