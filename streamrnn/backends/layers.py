@@ -60,6 +60,8 @@ def build(config: NumpyConfig, given: Mapping[str, TensorSpec], context: Context
 class NumpyBackend(Backend):
     """A model of planned layers; see `streamrnn.backend.Backend`."""
 
+    ragged = True
+
     def __init__(self, plan: ModelPlan, loader: _Loader) -> None:
         self._layers = tuple(_load_layer(layer, loader) for layer in plan.layers)
         self._outputs = plan.outputs

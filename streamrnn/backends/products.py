@@ -49,6 +49,7 @@ class Product:
         direct = self._joined is not None and self._joined.agree(_DIRECT_ROWS)
         self._direct_rows = _DIRECT_ROWS if direct and _DIRECT_ROWS * matrix.size <= DIRECT_MAX else 0
         self._padded = np.zeros((_PADS[-1], matrix.shape[0]), matrix.dtype)
+        self._tile = self._padded[: self.tile_rows]
 
     def __call__(self, x: Array, out: Array | None = None) -> Array:
         """X [n, inputs], C-contiguous, times W: [n, columns], C-contiguous; a new array, or rows of `out`.
@@ -57,17 +58,26 @@ class Product:
         than the product. It has `columns` columns, and a multiple of 8 rows, n or more.
         """
         n = len(x)
+        if n <= self.tile_rows:
+            return self._narrow(x, n)
         if out is None or self._columns != self._matrix.shape[1]:
             out = np.empty((n + -n % _PADS[-1], self._matrix.shape[1]), self._matrix.dtype)
-        if n == self.tile_rows:
-            np.matmul(x, self._matrix, out=out[:n])
-        elif self._joined is None:
+        if self._joined is None:
             self._tiled(x, self.tile_rows, out)
         elif self._direct_rows and n * self._matrix.size > DIRECT_MAX:
             self._tiled(x, self._direct_rows, out)
         else:
             self._wide(x, self._joined, out)
-        y = out[:n]
+        return self._cut(out[:n])
+
+    def _narrow(self, x: Array, n: int) -> Array:
+        """One tile, the way of single events and busy keys."""
+        if n == self.tile_rows:
+            return self._cut(np.matmul(x, self._matrix))
+        self._tile[:n] = x
+        return self._cut(np.matmul(self._tile, self._matrix)[:n])
+
+    def _cut(self, y: Array) -> Array:
         return y if y.shape[1] == self._columns else np.ascontiguousarray(y[:, : self._columns])
 
     def _tiled(self, x: Array, tile_rows: int, out: Array) -> None:
@@ -126,7 +136,8 @@ class JoinedTiles:
         return known
 
     def _tiles(self, x: Array) -> Array:
-        return np.matmul(x.reshape(-1, self.tile_rows, x.shape[1]), self._w).reshape(len(x), -1)
+        tiles: Array = np.matmul(x.reshape(-1, self.tile_rows, x.shape[1]), self._w)
+        return tiles.reshape(len(x), -1)
 
     def _any_place(self) -> bool:
         """Whether it does not matter where in a tile a row is."""
