@@ -1,7 +1,7 @@
 """The `numpy` backend: planned layers with their weights, stepped or scanned in batch-invariant form.
 
-Activations between layers are [rows, width], C-contiguous. In a scan the rows are time-major, t times n of
-them, with the longest rows first, so that the rows still running at a step are a prefix.
+Activations between layers are [rows, width], C-contiguous. In a scan they are packed: the events of all rows
+that run at the first step, then of those that run at the second, and so on, with the longest rows first.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,27 +121,30 @@ def _quiet() -> np.errstate:
 
 
 class _Run:
-    """The rows of one scan, longest first, and what was found not finite in them."""
+    """The rows of one scan, longest first, and what was found not finite in them.
+
+    Their events are packed, step after step: `active` int is how many rows run at each step, `total` the sum.
+    """
 
     def __init__(self, lens: IntArray, steps: int) -> None:
-        self.rows = len(lens)
-        self._steps = steps
+        self.rows, self._steps = len(lens), steps
         self.order = np.argsort(-lens, kind="stable")
         self._lens = lens[self.order]
         self._running = np.arange(steps)[:, None] < self._lens
         self.active: list[int] = [count for count in self._running.sum(axis=1).tolist() if count]
+        self.total = sum(self.active)
         self._finite = np.ones((steps, self.rows), dtype=np.bool_)
 
     def gather(self, x: Array, dtype: str) -> Array:
-        """[n, t, w] to [t*n, w], zeros past a row's length, where indices may be anything."""
-        sorted_x = x[self.order].transpose(1, 0, 2)
-        kept = np.where(self._running[:, :, None], sorted_x, 0)
-        return np.ascontiguousarray(kept, dtype).reshape(-1, x.shape[2])
+        """[n, t, w] to [total, w]."""
+        return np.ascontiguousarray(x[self.order].transpose(1, 0, 2)[self._running], dtype)
 
     def scatter(self, y: Array) -> Array:
-        """[t*n, w] to [n, t, w]."""
+        """[total, w] to [n, t, w], zeros past a row's length."""
+        sorted_y = np.zeros((self._steps, self.rows, y.shape[1]), y.dtype)
+        sorted_y[self._running] = y
         out = np.empty((self.rows, self._steps, y.shape[1]), y.dtype)
-        out[self.order] = y.reshape(self._steps, self.rows, -1).transpose(1, 0, 2)
+        out[self.order] = sorted_y.transpose(1, 0, 2)
         return out
 
     def restore(self, sorted_rows: Array) -> Array:
@@ -149,11 +154,14 @@ class _Run:
         return out
 
     def check(self, values: Array) -> None:
-        """Note the steps whose numbers are not all finite; values [t*n, w], or [n, w] for the first step."""
+        """Note the steps whose numbers are not all finite; values [total, w]."""
         finite = np.isfinite(values)
         if not finite.all():
-            found = finite.all(axis=1).reshape(-1, self.rows)
-            self._finite[: len(found)] &= found
+            self._finite[self._running] &= finite.all(axis=1)
+
+    def check_first(self, states: Array) -> None:
+        """Note the rows that begin with a state that is not finite; states [n, size], longest first."""
+        self._finite[0] &= np.isfinite(states).all(axis=1)
 
     def bad_at(self) -> IntArray:
         """int64 [n]: the first step of each row with something not finite, -1 if none."""
@@ -179,14 +187,14 @@ class _Recurrent:
         return x
 
     def scan(self, values: Arrays, state: Arrays, new_state: Arrays, run: _Run) -> Array:
-        """The top cell's h at every step [t*n, width]; fills `new_state`."""
+        """The top cell's h at every step [total, width]; fills `new_state`."""
         x: Array = values[self._of]
         for cell, names in self._cells:
             states = [np.ascontiguousarray(state[name][run.order]) for name in names]
             # h shows what is not finite in c, except a c that came in so: c' = f c + i g grows by 1 at most.
             for kept in states[1:]:
-                run.check(kept)
-            x = _unroll(cell, x, states, run, self._width)
+                run.check_first(kept)
+            x = _unroll(cell, x, states, run.active, self._width)
             run.check(x)
             new_state.update((name, run.restore(kept)) for name, kept in zip(names, states, strict=True))
         return x
@@ -206,28 +214,37 @@ def _advance(cell: Cell, x: Array, old: tuple[Array, ...]) -> tuple[Array, ...]:
     return new
 
 
-def _unroll(cell: Cell, x: Array, states: list[Array], run: _Run, width: int) -> Array:
-    """All steps of one cell over x [t*n, inputs]: h [t*n, width]; `states` are brought to their last step."""
-    history = np.zeros((len(x) // run.rows, run.rows, width), x.dtype)
-    steps = max(cell.rows // run.rows, 1)
-    for start in range(0, len(run.active), steps):
-        some = slice(start * run.rows, (start + steps) * run.rows)
-        gates = cell.project(x[some])
-        for active, here, out in zip(
-            run.active[start : start + steps],
-            gates.reshape(-1, run.rows, gates.shape[1]),
-            history[start : start + steps],
-            strict=False,
-        ):
-            if active == run.rows:
-                states[:] = cell.advance(here, *states)
-                out[:] = states[0]
-            else:
-                new = cell.advance(here[:active], *(kept[:active] for kept in states))
-                out[:active] = new[0]
-                for kept, value in zip(states, new, strict=True):
-                    kept[:active] = value
-    return history.reshape(-1, width)
+def _unroll(cell: Cell, x: Array, states: list[Array], active: list[int], width: int) -> Array:
+    """All steps of one cell over x [total, inputs]: h [total, width]; `states` come to their last step."""
+    history = np.empty((len(x), width), x.dtype)
+    running, start = tuple(states), 0
+    for gates in _projected(cell, x, active):
+        if len(gates) < len(running[0]):
+            _lay_down(states, running)
+            running = tuple(kept[: len(gates)] for kept in running)
+        running = cell.advance(gates, *running)
+        history[start : start + len(gates)] = running[0]
+        start += len(gates)
+    _lay_down(states, running)
+    return history
+
+
+def _projected(cell: Cell, x: Array, active: list[int]) -> Iterator[Array]:
+    """What `cell.project` gives for each step, projected for as many steps at once as it takes."""
+    ends = list(accumulate(active))
+    step = start = 0
+    while step < len(active):
+        after = max(bisect_right(ends, start + cell.rows), step + 1)
+        gates, begin = cell.project(x[start : ends[after - 1]]), 0
+        for count in active[step:after]:
+            yield gates[begin : begin + count]
+            begin += count
+        step, start = after, ends[after - 1]
+
+
+def _lay_down(states: list[Array], running: tuple[Array, ...]) -> None:
+    for kept, now in zip(states, running, strict=True):
+        kept[: len(now)] = now
 
 
 class _Embedding:
