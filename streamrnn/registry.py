@@ -22,7 +22,7 @@ from streamrnn.hookspecs import KINDS, Component, Kind
 GROUP = "streamrnn"
 CORE = "streamrnn"
 
-_PLANNED = ("onnx", "torch", "kafka")
+_PLANNED = ("onnx", "kafka")
 
 
 class Registry:
