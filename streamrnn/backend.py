@@ -93,6 +93,9 @@ class Backend(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     state: StateSpec
+    label: str = ""
+    """What to call it where its type in the file does not say it: which backend `auto` took."""
+
     max_rows: int | None = None
     """The most rows one call may carry; None is any number. A model exported with a fixed batch says 1."""
 

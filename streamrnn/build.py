@@ -81,7 +81,7 @@ def _parts(
         source=source,
         decode=decode,
         event=stage,
-        backend_name=spec.model.component.name,
+        backend_name=backend.label or spec.model.component.name,
         backend=backend,
         core=core,
         encode=encode_stage(spec, backend),
