@@ -1,5 +1,7 @@
 """One command, one table: `python -m benchmarks [--events N] [--only W1] [--folder DIR] [--runs N]`.
 
+With `--engines`, of the engine alone.
+
 Every figure of a row comes from the same run on one core; quote the ratios, not the events.
 """
 
@@ -14,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import latency
+from benchmarks import engines, latency
 from benchmarks.workloads import MIXES, WORKLOADS, Workload, events_path, pipeline_text, weights_path
 
 NEEDS = {
@@ -103,8 +105,14 @@ def main() -> None:
         "--folder", type=Path, default=Path(tempfile.gettempdir()) / "streamrnn-benchmarks"
     )
     arguments.add_argument("--no-latency", action="store_true")
+    arguments.add_argument("--engines", action="store_true", help="core.process alone, by backend")
     given = arguments.parse_args()
     given.folder.mkdir(exist_ok=True)
+    if given.engines:
+        print("| engine | core.process, events per CPU s | own loop | ratio | goal |\n|---|---|---|---|---|")
+        for row in engines.race(given.folder, given.events, given.runs, on_one_core):
+            print(row, flush=True)
+        return
     costs: list[str] = []
     print("| stream | streamrnn, events per CPU s | by hand | ratio to the best | goal |")
     print("|---|---|---|---|---|")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def _parts(
         source=source,
         decode=decode,
         event=stage,
-        backend_name=spec.model.component.name,
+        backend_name=backend.label or spec.model.component.name,
         backend=backend,
         core=core,
         encode=encode_stage(spec, backend),
@@ -94,6 +95,7 @@ def _parts(
 
 def build_backend(spec: PipelineSpec, context: Context) -> tuple[Backend, Verdict]:
     """The loaded, opened and probed model. Raises `ModelError` or `ConfigError`."""
+    context = replace(context, trusts_code=spec.file.trust == "code")
     try:
         backend: Backend = _build(spec.model, spec.given, context)
     except OptionError as error:

@@ -22,7 +22,7 @@ from streamrnn.hookspecs import KINDS, Component, Kind
 GROUP = "streamrnn"
 CORE = "streamrnn"
 
-_PLANNED = ("onnx", "torch", "kafka")
+_PLANNED = ("onnx", "kafka")
 
 
 class Registry:
@@ -89,6 +89,11 @@ class Registry:
         """The local file of a model, by the first plugin that knows it; the core knows plain paths."""
         found: Path | None = self.hooks.hook.streamrnn_resolve_model(uri=uri, base_dir=base_dir)
         return found
+
+    def backend(self, name: str) -> Component | None:
+        """A backend by its type, loaded if a plugin provides it; None if there is none."""
+        self.load_for([name])
+        return self.find("backend", name)
 
     def find(self, kind: Kind, name: str) -> Component | None:
         """A component, or None."""

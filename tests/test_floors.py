@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "streamrnn"
 FLOORS = {
-    0: "errors events backend ports rules hookspecs context notices values limits",
+    0: "errors events backend ports rules hookspecs context notices values limits layers",
     1: "definition resets features codecs sources sinks backends core builtins encode rejects net",
-    2: "config registry event",
+    2: "config registry event auto",
     3: "build pipeline",
     4: "testing pipeline_tests cli __main__",
 }

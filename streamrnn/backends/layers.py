@@ -6,12 +6,8 @@ that run at the first step, then of those that run at the second, and so on, wit
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -21,21 +17,20 @@ from numpy.typing import NDArray
 from streamrnn.backend import Backend, TensorSpec
 from streamrnn.backends.activations import ACTIVATIONS
 from streamrnn.backends.blas import BLAS_LIMIT
-from streamrnn.backends.cells import Cell, GruCell, LstmCell, ResetBeforeGruCell, RnnCell
-from streamrnn.backends.layer_plan import (
+from streamrnn.backends.cells import Cell, GruCell, LstmCell, MakeProduct, ResetBeforeGruCell, RnnCell
+from streamrnn.backends.products import Product
+from streamrnn.builtins.numpy_layers import NumpyConfig
+from streamrnn.errors import ModelError
+from streamrnn.layers.loading import LoadedModel
+from streamrnn.layers.plan import (
     CellPlan,
     ConcatPlan,
     EmbeddingPlan,
     LayerPlan,
     LinearPlan,
-    ModelPlan,
     RecurrentPlan,
-    plan_model,
 )
-from streamrnn.backends.layer_weights import Weight
-from streamrnn.backends.products import Product
-from streamrnn.builtins.numpy_layers import NumpyConfig
-from streamrnn.errors import ModelError, OptionError
+from streamrnn.layers.weights import Weight
 
 if TYPE_CHECKING:
     from streamrnn.backend import Arrays
@@ -51,12 +46,7 @@ FORMULAS = "numpy layers 2"
 
 def build(config: NumpyConfig, given: Mapping[str, TensorSpec], context: Context) -> NumpyBackend:
     """Load the weights. Raises `OptionError` as `describe` does, `ModelError` for weights not finite."""
-    try:
-        stored = context.fs.read_bytes(context.model_path(config.path)) if config.path is not None else b""
-    except OSError as error:
-        raise OptionError((("path",), f"cannot read {config.path}: {error.strerror or error}")) from error
-    plan = plan_model(config, given, io.BytesIO(stored) if config.path is not None else None)
-    return NumpyBackend(plan, _Loader(stored, config, plan))
+    return NumpyBackend(LoadedModel(config, given, context), config.tile_rows)
 
 
 class NumpyBackend(Backend):
@@ -64,12 +54,18 @@ class NumpyBackend(Backend):
 
     ragged = True
 
-    def __init__(self, plan: ModelPlan, loader: _Loader) -> None:
-        self._layers = tuple(_load_layer(layer, loader) for layer in plan.layers)
+    def __init__(self, model: LoadedModel, tile_rows: int | None) -> None:
+        plan, products = model.plan, list[Product]()
+
+        def product(matrix: Array) -> Product:
+            products.append(Product(matrix, tile_rows))
+            return products[-1]
+
+        self._layers = tuple(_load_layer(layer, model.weights, product) for layer in plan.layers)
         self._outputs = plan.outputs
         self.inputs = plan.description.inputs
         self.outputs = plan.description.outputs
-        self.state = replace(plan.description.state, fingerprint=loader.fingerprint())
+        self.state = model.state(FORMULAS, [made.tile_rows for made in products])
         self._holds_limit = False
 
     def open(self, device: str = "cpu", threads: int = 1) -> None:
@@ -292,64 +288,27 @@ class _Linear:
         return self._activation(y)
 
 
-class _Loader:
-    """Reads planned weights as arrays of the model's dtype, and digests them."""
-
-    def __init__(self, stored: bytes, config: NumpyConfig, plan: ModelPlan) -> None:
-        self._tile_rows = config.tile_rows
-        self._stored = stored
-        self._dtype = np.dtype(config.dtype)
-        options = config.model_dump(exclude={"path": True, "layers": {"__all__": {"weights"}}})
-        names = [layer.name for layer in plan.layers]
-        inputs = [[spec.name, *spec.shape] for spec in plan.description.inputs]
-        said = json.dumps([FORMULAS, options, names, inputs], sort_keys=True)
-        self._digest = hashlib.blake2b(said.encode(), digest_size=16)
-
-    def load(self, weight: Weight) -> Array:
-        """One weight; raises `ModelError` if a number is not finite in the model's dtype."""
-        array: Array
-        if weight.dtype == "inline":
-            array = np.array(weight.values, np.float64)
-        else:
-            stored = "<f4" if weight.dtype == "F32" else "<f8"
-            array = np.frombuffer(self._stored[weight.start : weight.stop], stored)
-        with _quiet():
-            array = array.astype(self._dtype).reshape(weight.shape)
-        if not np.isfinite(array).all():
-            raise ModelError(
-                f"{weight.name}: expected finite {self._dtype} numbers, found others; train it again"
-            )
-        self._digest.update(f"{weight.shape}".encode() + array.tobytes())
-        return array
-
-    def product(self, matrix: Array) -> Product:
-        """The product with a matrix [inputs, columns]."""
-        product = Product(matrix, self._tile_rows)
-        self._digest.update(b"tile of %d" % product.tile_rows)
-        return product
-
-    def fingerprint(self) -> str:
-        """Digest of options, tile sizes and all weights loaded so far."""
-        return self._digest.hexdigest()
-
-
-def _load_layer(plan: LayerPlan, loader: _Loader) -> _Embedding | _Concat | _Recurrent | _Linear:
+def _load_layer(
+    plan: LayerPlan, weights: Mapping[Weight, Array], product: MakeProduct
+) -> _Embedding | _Concat | _Recurrent | _Linear:
     match plan:
         case ConcatPlan():
             return _Concat(plan)
         case EmbeddingPlan():
-            return _Embedding(plan, loader.load(plan.weight))
+            return _Embedding(plan, weights[plan.weight])
         case LinearPlan():
-            bias = None if plan.bias is None else loader.load(plan.bias)
-            return _Linear(plan, loader.product(loader.load(plan.weight).T), bias)
+            bias = None if plan.bias is None else weights[plan.bias]
+            return _Linear(plan, product(weights[plan.weight].T), bias)
         case RecurrentPlan():
-            return _Recurrent(plan, [_load_cell(plan, cell, loader) for cell in plan.cells])
+            return _Recurrent(plan, [_load_cell(plan, cell, weights, product) for cell in plan.cells])
 
 
-def _load_cell(plan: RecurrentPlan, cell: CellPlan, loader: _Loader) -> Cell:
-    weights = {name: loader.load(weight) for name, weight in cell.weights.items()}
+def _load_cell(
+    plan: RecurrentPlan, cell: CellPlan, weights: Mapping[Weight, Array], product: MakeProduct
+) -> Cell:
+    named = {name: weights[weight] for name, weight in cell.weights.items()}
     if plan.kind == "rnn":
-        return RnnCell(weights, loader.product, plan.activation)
+        return RnnCell(named, product, plan.activation)
     if plan.kind == "lstm":
-        return LstmCell(weights, loader.product)
-    return (GruCell if plan.reset_after else ResetBeforeGruCell)(weights, loader.product)
+        return LstmCell(named, product)
+    return (GruCell if plan.reset_after else ResetBeforeGruCell)(named, product)

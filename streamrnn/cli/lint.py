@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from streamrnn.errors import ConfigError, Finding
+
+if TYPE_CHECKING:
+    from streamrnn.config.spec import PipelineSpec
+    from streamrnn.context import Context
 
 
 @click.command("lint")
@@ -21,7 +26,9 @@ def command(files: tuple[str, ...], style: str) -> None:
     registry, findings = Registry(), list[Finding]()
     for file in files:
         try:
-            open_pipeline(file, registry)
+            spec, _, context = open_pipeline(file, registry)
+            if spec.model.component.name == "auto" and style == "text":
+                _tell_choice(file, spec, context)
         except ConfigError as error:
             findings += error.findings
     if style == "json":
@@ -35,6 +42,14 @@ def command(files: tuple[str, ...], style: str) -> None:
         sys.exit(1)
     if style == "text":
         click.echo(f"no mistakes in {len(files)} file{'s' * (len(files) > 1)}", err=True)
+
+
+def _tell_choice(file: str, spec: PipelineSpec, context: Context) -> None:
+    """Which backend `auto` will try first."""
+    from streamrnn.auto import candidates
+
+    component, _ = next(candidates(spec.model.options, spec.given, context))  # type: ignore[arg-type]
+    click.echo(f"{file}: type: auto takes {component.name}", err=True)
 
 
 def _github(finding: Finding) -> str:

@@ -25,7 +25,7 @@ class Wrapper(Backend):
         self.inner = inner
         self.inputs, self.outputs, self.state = inner.inputs, inner.outputs, inner.state
         self.max_rows, self.make_slab = inner.max_rows, inner.make_slab
-        self.ragged = inner.ragged
+        self.ragged, self.label = inner.ragged, inner.label
         self.scan = None if inner.scan is None else self._scan
 
     def open(self, device: str = "cpu", threads: int = 1) -> None:
@@ -165,7 +165,8 @@ class WithContext(Wrapper):
         ]
         sorted_sizes = ",".join(f"{name}:{size}" for name, size in sorted(self.sizes.items()))
         marked = _with_option(inner.state, f"context={sorted_sizes}")
-        self.state = StateSpec((*inner.state.tensors, *kept), marked.fingerprint)
+        meaning = inner.state.meaning and f"{inner.state.meaning}+context={sorted_sizes}"
+        self.state = StateSpec((*inner.state.tensors, *kept), marked.fingerprint, meaning)
 
     def step(self, state: Arrays, x: Arrays) -> tuple[Arrays, Arrays]:
         """See `Backend.step`."""
