@@ -40,9 +40,12 @@ class Component:
     describe: Callable[..., Any] | str | None = None
     example: str = ""
     """The options of a small working use, as YAML in flow style; `create` and `schema` show it."""
+    offline: Callable[..., Any] | str | None = None
+    """For a backend: makes the `streamrnn.offline.Offline` that `verify` compares with, from what `build` is
+    given. Without it, that is the backend itself, one event after the other."""
 
-    def resolve(self, what: Literal["build", "describe"]) -> Callable[..., Any]:
-        """The callable behind `build` or `describe`."""
+    def resolve(self, what: Literal["build", "describe", "offline"]) -> Callable[..., Any]:
+        """The callable behind one of these fields."""
         found = getattr(self, what)
         if isinstance(found, str):
             module, _, attribute = found.partition(":")

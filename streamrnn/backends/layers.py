@@ -53,13 +53,13 @@ def build(config: NumpyConfig, given: Mapping[str, TensorSpec], context: Context
     except OSError as error:
         raise OptionError((("path",), f"cannot read {config.path}: {error.strerror or error}")) from error
     plan = plan_model(config, given, io.BytesIO(stored) if config.path is not None else None)
-    return NumpyBackend(plan, _Loader(stored, config, plan))
+    return NumpyBackend(plan, WeightLoader(stored, config, plan))
 
 
 class NumpyBackend(Backend):
     """A model of planned layers; see `streamrnn.backend.Backend`."""
 
-    def __init__(self, plan: ModelPlan, loader: _Loader) -> None:
+    def __init__(self, plan: ModelPlan, loader: WeightLoader) -> None:
         self._layers = tuple(_load_layer(layer, loader) for layer in plan.layers)
         self._outputs = plan.outputs
         self.inputs = plan.description.inputs
@@ -251,7 +251,7 @@ class _Linear:
         return self._activation(y)
 
 
-class _Loader:
+class WeightLoader:
     """Reads planned weights as arrays of the model's dtype, and digests them."""
 
     def __init__(self, stored: bytes, config: NumpyConfig, plan: ModelPlan) -> None:
@@ -286,7 +286,7 @@ class _Loader:
         return self._digest.hexdigest()
 
 
-def _load_layer(plan: LayerPlan, loader: _Loader) -> _Embedding | _Concat | _Recurrent | _Linear:
+def _load_layer(plan: LayerPlan, loader: WeightLoader) -> _Embedding | _Concat | _Recurrent | _Linear:
     match plan:
         case ConcatPlan():
             return _Concat(plan)
@@ -299,7 +299,7 @@ def _load_layer(plan: LayerPlan, loader: _Loader) -> _Embedding | _Concat | _Rec
             return _Recurrent(plan, [_load_cell(plan, cell, loader) for cell in plan.cells])
 
 
-def _load_cell(plan: RecurrentPlan, cell: CellPlan, loader: _Loader) -> Cell:
+def _load_cell(plan: RecurrentPlan, cell: CellPlan, loader: WeightLoader) -> Cell:
     weights = {name: loader.load(weight) for name, weight in cell.weights.items()}
     if plan.kind == "rnn":
         return RnnCell(weights, loader.tile_rows, plan.activation)

@@ -149,6 +149,7 @@ COMPONENTS = (
         config=NumpyConfig,
         build="streamrnn.backends.layers:build",
         describe="streamrnn.backends.layer_plan:describe",
+        offline="streamrnn.backends.layer_variants:build",
         summary="recurrent layers from a YAML list, weights from safetensors or inline, on the CPU",
         example="{layers: [{type: rnn, hidden: 1, activation: identity, "
         "weights: {weight_ih_l0: [[1.0]], weight_hh_l0: [[2.0]]}}]}",

@@ -1,6 +1,6 @@
 """The command line: data on stdout, all else on stderr.
 
-Exit codes: 0 fine, 1 findings of lint or test, 2 usage or config, 3 model or state, 4 source or sink.
+Exit codes: 0 fine, 1 findings of lint, test or verify, 2 usage or config, 3 model or state, 4 source or sink.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ COMMANDS = {
     "run": "Serve a pipeline until its source ends.",
     "lint": "Find every mistake in pipeline files, without loading a model.",
     "test": "Run the tests: blocks of pipeline files.",
+    "verify": "Compare a pipeline with an offline model over the same data.",
     "list": "Show the installed components.",
     "create": "Print a pipeline file to start from.",
     "echo": "Print a pipeline file with its defaults and environment filled in.",
