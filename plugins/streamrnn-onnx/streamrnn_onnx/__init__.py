@@ -1,0 +1,24 @@
+"""ONNX models as a streamrnn backend; nothing heavy is imported until a model is described or built."""
+
+from __future__ import annotations
+
+from streamrnn.hookspecs import Component, hookimpl
+from streamrnn_onnx.config import OnnxConfig
+
+__all__ = ["OnnxConfig", "streamrnn_components"]
+
+
+@hookimpl
+def streamrnn_components() -> list[Component]:
+    """The `onnx` backend."""
+    return [
+        Component(
+            "backend",
+            "onnx",
+            config=OnnxConfig,
+            build="streamrnn_onnx.loading:build",
+            describe="streamrnn_onnx.loading:describe",
+            summary="an ONNX model, its state found in the graph or named, run by ONNX Runtime",
+            example="{path: model.onnx}",
+        )
+    ]
