@@ -61,10 +61,17 @@ class StateTensor(TensorSpec):
 
 @dataclass(frozen=True)
 class StateSpec:
-    """All tensors of a key's state; `fingerprint` is a digest of everything that decides what they mean."""
+    """All tensors of a key's state, and what their numbers belong to.
+
+    `fingerprint` is a digest of everything that decides the bits: weights, options, formulas, tiles.
+    `meaning` is one of what any backend would make of the same model: weights, layers and layout; "" if the
+    backend cannot say. Under an equal fingerprint a state is taken over as it is; under an equal meaning
+    alone it is too, with a note, since the model then computes the same with other last bits.
+    """
 
     tensors: tuple[StateTensor, ...] = ()
     fingerprint: str = ""
+    meaning: str = ""
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from streamrnn.hookspecs import KINDS, Component, Kind
 GROUP = "streamrnn"
 CORE = "streamrnn"
 
-_PLANNED = ("torch", "kafka")
-_OWN_PACKAGES = {"onnx": "streamrnn-onnx"}
+_PLANNED = ("kafka",)
+_OWN_PACKAGES = {"onnx": "streamrnn-onnx", "torch": "streamrnn-torch"}
 """Packages of this project by the type they provide."""
 
 

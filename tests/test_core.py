@@ -8,9 +8,12 @@ from toys import Toy, formula_model
 
 from streamrnn.backend import TensorSpec
 from streamrnn.backends.formula import build
+from streamrnn.backends.layers import build as build_layers
 from streamrnn.builtins.formula import FormulaConfig
+from streamrnn.builtins.numpy_layers import NumpyConfig
 from streamrnn.context import Context
 from streamrnn.core import Core
+from streamrnn.core.wrap import Padded, WithContext
 from streamrnn.errors import StateError
 from streamrnn.events import Batch
 from streamrnn.limits import Elapsed, Limits
@@ -124,3 +127,50 @@ def test_a_delta_holds_only_the_blocks_of_rows_that_changed():
     whole = core.snapshot()
     core.process(batch(["k7"]))
     assert len(core.take_delta()) < len(whole) / 10
+
+
+RNN = {"weight_ih_l0": [[0.5, 0.1], [0.2, -0.3]], "weight_hh_l0": [[0.4, 0.3], [0.1, -0.2]]}
+
+
+def layered(weights=RNN, limits=None, **options):
+    layers = [{"type": "rnn", "hidden": 2, "weights": weights, "name": options.pop("name", "r")}]
+    config = NumpyConfig.model_validate({"layers": layers, **options})
+    return Core(build_layers(config, {"x": TensorSpec("x", (2,), "float64")}, Context()), limits=limits)
+
+
+def test_state_of_the_same_model_goes_on_with_other_bits_and_says_so():
+    first, x = layered(), np.random.default_rng(0).standard_normal((6, 2))
+    first.process(batch("aabbab", x=x))
+    snapshot = first.snapshot()
+    first.process(batch("ab", x=x[:2]))
+    delta = first.take_delta()
+    assert layered().restore([snapshot, delta]) is None
+    other = layered(tile_rows=8)
+    assert "the same model under another backend or other options" in other.restore([snapshot, delta])
+    found, expected = other.process(batch("ba", x=x[:2])), first.process(batch("ba", x=x[:2]))
+    assert found.steps.tolist() == expected.steps.tolist() == [5, 5]
+    assert found.y["y"] == pytest.approx(expected.y["y"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"weights": RNN | {"weight_hh_l0": [[0.4, 0.3], [0.1, -0.25]]}},
+        {"weights": RNN | {"bias_ih_l0": [0.0, 0.0], "bias_hh_l0": [0.0, 0.0]}},
+        {"name": "s"},
+        {"dtype": "float64"},
+    ],
+    ids=["weights", "biases", "names", "types"],
+)
+def test_state_of_another_model_or_layout_is_refused(other):
+    first = layered()
+    first.process(batch("ab"))
+    with pytest.raises(StateError, match="the state is of the model"):
+        layered(**other).restore([first.snapshot()])
+
+
+def test_a_context_is_part_of_what_a_state_means():
+    model = layered().backend
+    narrow, wide = (WithContext(model, {"x": 1}).state, model.state)
+    assert (narrow.meaning, wide.meaning != "") == (wide.meaning + "+context=x:1", True)
+    assert Padded(model, 4).state.meaning == wide.meaning

@@ -15,11 +15,11 @@ from safetensors.numpy import save_file
 from threadpoolctl import threadpool_info
 
 from streamrnn.backend import TensorSpec
-from streamrnn.backends.layer_plan import describe
 from streamrnn.backends.layers import NumpyBackend, build
 from streamrnn.builtins.numpy_layers import COMPONENTS, NumpyConfig
 from streamrnn.context import Context
 from streamrnn.errors import ModelError, OptionError
+from streamrnn.layers.plan import describe
 
 Given = dict[str, TensorSpec]
 
@@ -111,7 +111,7 @@ def test_describe_needs_no_numpy(folder: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from streamrnn.backend import TensorSpec\n"
         "from streamrnn.builtins.numpy_layers import NumpyConfig; from streamrnn.context import Context\n"
-        "from streamrnn.backends.layer_plan import describe\n"
+        "from streamrnn.layers.plan import describe\n"
         "layers = [{'type': 'rnn', 'hidden': 4, 'layers': 2, 'weights': 'rnn'}]\n"
         "config = NumpyConfig.model_validate({'path': 'm.safetensors', 'layers': layers})\n"
         "context = Context(base_dir=Path(sys.argv[1]))\n"

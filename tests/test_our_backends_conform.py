@@ -9,12 +9,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from streamrnn.backend import TensorSpec
-from streamrnn.backends import formula, layer_plan, layers
+from streamrnn.backends import formula, layers
 from streamrnn.builtins.formula import FormulaConfig
 from streamrnn.builtins.formula import describe as describe_formula
 from streamrnn.builtins.numpy_layers import NumpyConfig
 from streamrnn.conformance import BackendConformance, check_light_import
 from streamrnn.context import Context
+from streamrnn.layers import plan
 
 MEAN = {
     "state": {"E": {"first": "x"}, "n": 0},
@@ -84,9 +85,9 @@ class TestNumpyLayers(BackendConformance):
 
     @pytest.fixture
     def description(self, arguments):
-        return layer_plan.describe(*arguments)
+        return plan.describe(*arguments)
 
 
-@pytest.mark.parametrize("module", ["streamrnn.builtins.formula", "streamrnn.backends.layer_plan"])
+@pytest.mark.parametrize("module", ["streamrnn.builtins.formula", "streamrnn.layers.plan"])
 def test_what_lint_imports_is_light(module):
     check_light_import(module)

@@ -17,10 +17,10 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from streamrnn.builtins.numpy_layers import LayerConfig
 from streamrnn.config import model as m
 from streamrnn.config.parts import ElapsedOptions
 from streamrnn.hookspecs import KINDS
+from streamrnn.layers.options import LayerConfig
 from streamrnn.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent

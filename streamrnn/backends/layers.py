@@ -6,11 +6,7 @@ them, with the longest rows first, so that the rows still running at a step are 
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,20 +15,19 @@ from numpy.typing import NDArray
 from streamrnn.backend import Backend, TensorSpec
 from streamrnn.backends.activations import ACTIVATIONS
 from streamrnn.backends.cells import Cell, GruCell, LstmCell, ResetBeforeGruCell, RnnCell
-from streamrnn.backends.layer_plan import (
+from streamrnn.backends.tiles import BLAS_LIMIT, TiledMatrix
+from streamrnn.builtins.numpy_layers import NumpyConfig
+from streamrnn.errors import ModelError
+from streamrnn.layers.loading import LoadedModel
+from streamrnn.layers.plan import (
     CellPlan,
     ConcatPlan,
     EmbeddingPlan,
     LayerPlan,
     LinearPlan,
-    ModelPlan,
     RecurrentPlan,
-    plan_model,
 )
-from streamrnn.backends.layer_weights import Weight
-from streamrnn.backends.tiles import BLAS_LIMIT, TiledMatrix
-from streamrnn.builtins.numpy_layers import NumpyConfig
-from streamrnn.errors import ModelError, OptionError
+from streamrnn.layers.weights import Weight
 
 if TYPE_CHECKING:
     from streamrnn.backend import Arrays
@@ -48,23 +43,19 @@ FORMULAS = "numpy layers 1"
 
 def build(config: NumpyConfig, given: Mapping[str, TensorSpec], context: Context) -> NumpyBackend:
     """Load the weights. Raises `OptionError` as `describe` does, `ModelError` for weights not finite."""
-    try:
-        stored = context.fs.read_bytes(context.model_path(config.path)) if config.path is not None else b""
-    except OSError as error:
-        raise OptionError((("path",), f"cannot read {config.path}: {error.strerror or error}")) from error
-    plan = plan_model(config, given, io.BytesIO(stored) if config.path is not None else None)
-    return NumpyBackend(plan, WeightLoader(stored, config, plan))
+    return NumpyBackend(LoadedModel(config, given, context), config.tile_rows)
 
 
 class NumpyBackend(Backend):
     """A model of planned layers; see `streamrnn.backend.Backend`."""
 
-    def __init__(self, plan: ModelPlan, loader: WeightLoader) -> None:
-        self._layers = tuple(_load_layer(layer, loader) for layer in plan.layers)
+    def __init__(self, model: LoadedModel, tile_rows: int) -> None:
+        plan = model.plan
+        self._layers = tuple(_load_layer(layer, model.weights, tile_rows) for layer in plan.layers)
         self._outputs = plan.outputs
         self.inputs = plan.description.inputs
         self.outputs = plan.description.outputs
-        self.state = replace(plan.description.state, fingerprint=loader.fingerprint())
+        self.state = model.state(FORMULAS, tile_rows)
         self._holds_limit = False
 
     def open(self, device: str = "cpu", threads: int = 1) -> None:
@@ -251,58 +242,25 @@ class _Linear:
         return self._activation(y)
 
 
-class WeightLoader:
-    """Reads planned weights as arrays of the model's dtype, and digests them."""
-
-    def __init__(self, stored: bytes, config: NumpyConfig, plan: ModelPlan) -> None:
-        self.tile_rows = config.tile_rows
-        self._stored = stored
-        self._dtype = np.dtype(config.dtype)
-        options = config.model_dump(exclude={"path": True, "layers": {"__all__": {"weights"}}})
-        names = [layer.name for layer in plan.layers]
-        inputs = [[spec.name, *spec.shape] for spec in plan.description.inputs]
-        said = json.dumps([FORMULAS, options, names, inputs], sort_keys=True)
-        self._digest = hashlib.blake2b(said.encode(), digest_size=16)
-
-    def load(self, weight: Weight) -> Array:
-        """One weight; raises `ModelError` if a number is not finite in the model's dtype."""
-        array: Array
-        if weight.dtype == "inline":
-            array = np.array(weight.values, np.float64)
-        else:
-            stored = "<f4" if weight.dtype == "F32" else "<f8"
-            array = np.frombuffer(self._stored[weight.start : weight.stop], stored)
-        with _quiet():
-            array = array.astype(self._dtype).reshape(weight.shape)
-        if not np.isfinite(array).all():
-            raise ModelError(
-                f"{weight.name}: expected finite {self._dtype} numbers, found others; train it again"
-            )
-        self._digest.update(f"{weight.shape}".encode() + array.tobytes())
-        return array
-
-    def fingerprint(self) -> str:
-        """Digest of options, tile size and all weights loaded so far."""
-        return self._digest.hexdigest()
-
-
-def _load_layer(plan: LayerPlan, loader: WeightLoader) -> _Embedding | _Concat | _Recurrent | _Linear:
+def _load_layer(
+    plan: LayerPlan, weights: Mapping[Weight, Array], tile_rows: int
+) -> _Embedding | _Concat | _Recurrent | _Linear:
     match plan:
         case ConcatPlan():
             return _Concat(plan)
         case EmbeddingPlan():
-            return _Embedding(plan, loader.load(plan.weight))
+            return _Embedding(plan, weights[plan.weight])
         case LinearPlan():
-            bias = None if plan.bias is None else loader.load(plan.bias)
-            return _Linear(plan, loader.load(plan.weight), bias, loader.tile_rows)
+            bias = None if plan.bias is None else weights[plan.bias]
+            return _Linear(plan, weights[plan.weight], bias, tile_rows)
         case RecurrentPlan():
-            return _Recurrent(plan, [_load_cell(plan, cell, loader) for cell in plan.cells])
+            return _Recurrent(plan, [_load_cell(plan, cell, weights, tile_rows) for cell in plan.cells])
 
 
-def _load_cell(plan: RecurrentPlan, cell: CellPlan, loader: WeightLoader) -> Cell:
-    weights = {name: loader.load(weight) for name, weight in cell.weights.items()}
+def _load_cell(plan: RecurrentPlan, cell: CellPlan, weights: Mapping[Weight, Array], tile_rows: int) -> Cell:
+    named = {name: weights[weight] for name, weight in cell.weights.items()}
     if plan.kind == "rnn":
-        return RnnCell(weights, loader.tile_rows, plan.activation)
+        return RnnCell(named, tile_rows, plan.activation)
     if plan.kind == "lstm":
-        return LstmCell(weights, loader.tile_rows)
-    return (GruCell if plan.reset_after else ResetBeforeGruCell)(weights, loader.tile_rows)
+        return LstmCell(named, tile_rows)
+    return (GruCell if plan.reset_after else ResetBeforeGruCell)(named, tile_rows)

@@ -105,12 +105,13 @@ class Core:
         """A segment of the rows that changed since the last snapshot or delta."""
         return segment.write(self.store, self.store.dirty.rows(len(self.store.keys.key_of)), base=False)
 
-    def restore(self, segments: Sequence[bytes]) -> None:
+    def restore(self, segments: Sequence[bytes]) -> str | None:
         """Become what a snapshot and the deltas after it describe; for a core that has served nothing.
 
-        Raises `StateError` if they are damaged, in the wrong order, or of another model.
+        Returns a sentence for a person if another backend of the same model kept them. Raises `StateError` if
+        they are damaged, in the wrong order, or of another model.
         """
-        segment.read(self.store, segments)
+        return segment.read(self.store, segments)
 
     def _serve(self, batch: Batch) -> Outputs:
         """One part of a batch; planned again, without them, for as long as events are refused."""

@@ -49,13 +49,17 @@ def write(store: Store, rows: IntArray, base: bool) -> bytes:
     return save(tensors, metadata={"streamrnn": json.dumps(header, sort_keys=True)})
 
 
-def read(store: Store, segments: Sequence[bytes]) -> None:
-    """Lay segments over an empty store, first a base, then deltas in order."""
+def read(store: Store, segments: Sequence[bytes]) -> str | None:
+    """Lay segments over an empty store, first a base, then deltas in order.
+
+    Returns a sentence for a person if the state was kept by another backend of the same model.
+    """
     if store.sequence:
         raise StateError("state can only be restored into a core that has served nothing")
+    note = None
     for number, blob in enumerate(segments):
         header, tensors = _parse(blob)
-        _check(store, header, number)
+        note = _check(store, header, number) or note
         rows = tensors["rows"]
         store.grow(int(rows.max(initial=-1)) + 1)
         _lay(store, rows, tensors)
@@ -66,6 +70,7 @@ def read(store: Store, segments: Sequence[bytes]) -> None:
         store.keys.gone.load(list(gone), header["forgot"])
     store.keys.rebuild()
     store.dirty.clear()
+    return note
 
 
 def _header(store: Store, base: bool) -> dict[str, Any]:
@@ -73,6 +78,7 @@ def _header(store: Store, base: bool) -> dict[str, Any]:
         "format": FORMAT,
         "kind": "base" if base else "delta",
         "fingerprint": store.fingerprint,
+        "meaning": store.meaning,
         "causes": store.cause_names,
         "shard": 0,
         "shards": 1,
@@ -96,14 +102,15 @@ def _parse(blob: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
         raise StateError(f"a segment of state cannot be read: {error}") from error
 
 
-def _check(store: Store, header: Mapping[str, Any], number: int) -> None:
+def _check(store: Store, header: Mapping[str, Any], number: int) -> str | None:
     if header["format"] != FORMAT:
         raise StateError(f"the state has format {header['format']}, this version reads {FORMAT}")
     if (header["kind"] == "base") != (number == 0):
         raise StateError(f"segment {number} is a {header['kind']}; expected one base, then deltas in order")
     if number and header["sequence"] < store.sequence:
         raise StateError(f"segment {number} is older than the one before it")
-    if header["fingerprint"] != store.fingerprint:
+    other = header["fingerprint"] != store.fingerprint
+    if other and not (store.meaning and header.get("meaning") == store.meaning):
         raise StateError(
             f"the state is of the model {header['fingerprint'][:12]}, this one is "
             f"{store.fingerprint[:12]}: run it with that model, or start without its state"
@@ -113,6 +120,12 @@ def _check(store: Store, header: Mapping[str, Any], number: int) -> None:
             f"the state was kept under the reset rules {', '.join(header['causes'][5:]) or '(none)'}, "
             f"this pipeline has {', '.join(store.cause_names[5:]) or '(none)'}"
         )
+    if not other:
+        return None
+    return (
+        "the state was kept by the same model under another backend or other options of it; what follows is "
+        "equal to its continuation but for the last bits"
+    )
 
 
 def _lay(store: Store, rows: IntArray, tensors: Mapping[str, Array]) -> None:

@@ -62,7 +62,7 @@ class Store:
     def __init__(self, backend: Backend, rules: Sequence[ResetRule], limits: Limits) -> None:
         self.limits = limits
         self.cause_names = cause_names(rules)
-        self.fingerprint = backend.state.fingerprint
+        self.fingerprint, self.meaning = backend.state.fingerprint, backend.state.meaning
         self.sequence = 0
         self.largest: dict[str, int] = {}
         self.epochs: dict[int, int] = {}

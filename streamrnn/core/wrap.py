@@ -164,7 +164,8 @@ class WithContext(Wrapper):
         ]
         sorted_sizes = ",".join(f"{name}:{size}" for name, size in sorted(self.sizes.items()))
         marked = _with_option(inner.state, f"context={sorted_sizes}")
-        self.state = StateSpec((*inner.state.tensors, *kept), marked.fingerprint)
+        meaning = inner.state.meaning and f"{inner.state.meaning}+context={sorted_sizes}"
+        self.state = StateSpec((*inner.state.tensors, *kept), marked.fingerprint, meaning)
 
     def step(self, state: Arrays, x: Arrays) -> tuple[Arrays, Arrays]:
         """See `Backend.step`."""

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from streamrnn.backend import Description, StateSpec, StateTensor, TensorSpec
-from streamrnn.backends.layer_binding import NO_BACKWARD, Binder
-from streamrnn.backends.layer_weights import HeaderError, Problems, Weight, meant, read_header
-from streamrnn.builtins.numpy_layers import (
+from streamrnn.errors import OptionError
+from streamrnn.layers.binding import NO_BACKWARD, Binder
+from streamrnn.layers.options import (
     ConcatConfig,
     EmbeddingConfig,
     GruConfig,
+    LayersConfig,
     LinearConfig,
     LstmConfig,
-    NumpyConfig,
     RecurrentConfig,
     RnnConfig,
 )
-from streamrnn.errors import OptionError
+from streamrnn.layers.weights import HeaderError, Problems, Weight, meant, read_header
 
 if TYPE_CHECKING:
     from streamrnn.context import Context
@@ -104,7 +104,7 @@ class Wire:
     input: bool = False
 
 
-def describe(config: NumpyConfig, given: Mapping[str, TensorSpec], context: Context) -> Description:
+def describe(config: LayersConfig, given: Mapping[str, TensorSpec], context: Context) -> Description:
     """Inputs, outputs and state, from the options and the header of the weights' file.
 
     The fingerprint is left empty, since it covers the weights' bytes. Raises `OptionError` with all problems.
@@ -118,7 +118,7 @@ def describe(config: NumpyConfig, given: Mapping[str, TensorSpec], context: Cont
         raise OptionError((("path",), f"cannot read {config.path}: {error.strerror or error}")) from error
 
 
-def plan_model(config: NumpyConfig, given: Mapping[str, TensorSpec], file: BinaryIO | None) -> ModelPlan:
+def plan_model(config: LayersConfig, given: Mapping[str, TensorSpec], file: BinaryIO | None) -> ModelPlan:
     """Resolve the whole model; `file` is the open file of weights. Raises `OptionError` with all problems."""
     try:
         stored = read_header(file) if file is not None else {}
@@ -132,7 +132,7 @@ def plan_model(config: NumpyConfig, given: Mapping[str, TensorSpec], file: Binar
 
 
 class _Planner:
-    def __init__(self, config: NumpyConfig, given: Mapping[str, TensorSpec], binder: Binder) -> None:
+    def __init__(self, config: LayersConfig, given: Mapping[str, TensorSpec], binder: Binder) -> None:
         self.config = config
         self.given = given
         self.binder = binder
@@ -302,7 +302,7 @@ class _Planner:
                 )
 
     def _description(self, layers: Sequence[LayerPlan], outputs: Mapping[str, str]) -> Description:
-        dtype = self.config.dtype
+        dtype = self.config.state_dtype
         rows = {layer.of: layer.rows for layer in layers if isinstance(layer, EmbeddingPlan)}
         inputs = tuple(
             TensorSpec(name, spec.shape, "int64" if self.wires[name].indices else dtype, rows.get(name))

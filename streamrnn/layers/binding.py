@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streamrnn.backends.layer_weights import ITEM_BYTES, Problems, Weight, inline_weights, meant
-from streamrnn.builtins.numpy_layers import LstmConfig, RecurrentConfig
+from streamrnn.layers.options import LstmConfig, RecurrentConfig
+from streamrnn.layers.weights import ITEM_BYTES, Problems, Weight, inline_weights, meant
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 NO_BACKWARD = (

@@ -1,0 +1,24 @@
+"""The backend `torch`: recurrent layers, and modules of one's own, computed by PyTorch."""
+
+from __future__ import annotations
+
+from streamrnn.hookspecs import Component, hookimpl
+from streamrnn_torch.options import TorchConfig
+
+
+@hookimpl
+def streamrnn_components() -> list[Component]:
+    """All that this package offers."""
+    return [
+        Component(
+            "backend",
+            "torch",
+            TorchConfig,
+            build="streamrnn_torch.models:build",
+            describe="streamrnn_torch.models:describe",
+            offline="streamrnn.backends.offline_layers:build",
+            summary="recurrent layers from a YAML list, weights from safetensors or inline, by PyTorch",
+            example="{layers: [{type: rnn, hidden: 1, "
+            "weights: {weight_ih_l0: [[1.0]], weight_hh_l0: [[2.0]]}}]}",
+        )
+    ]
