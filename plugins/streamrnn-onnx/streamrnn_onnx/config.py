@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from streamrnn.layers.options import LayerConfig
 
 Provider = Literal["cpu", "cuda", "tensorrt", "directml", "coreml"]
 DType = Literal["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"]
@@ -50,7 +52,14 @@ class AxesOptions(_Options):
 class OnnxConfig(_Options):
     """An ONNX model, one event of a key at a time."""
 
-    path: Name = Field(description="the model's file")
+    path: Name | None = Field(
+        default=None, description="the model's file; with `layers`, the safetensors file of their weights"
+    )
+    layers: list[LayerConfig] | None = Field(
+        default=None,
+        min_length=1,
+        description="the layers, as those of the numpy backend, in place of a model's file",
+    )
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         default=None, description="digest that the file must have"
     )
@@ -92,3 +101,14 @@ class OnnxConfig(_Options):
     first_step_s: float = Field(
         default=20.0, gt=0, le=3600, description="longest time that loading and a first step may take"
     )
+
+    @model_validator(mode="after")
+    def _has_one_model(self) -> OnnxConfig:
+        if self.layers is None:
+            if self.path is None:
+                raise ValueError("expected path, the file of a model, or layers, found neither")
+            return self
+        known = {"path", "layers", "outputs", "providers", "threads"}
+        if surplus := sorted(self.model_fields_set - known):
+            raise ValueError(f"expected layers without {', '.join(surplus)}, which is for a model's own file")
+        return self

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from streamrnn.backend import Description, TensorSpec
 from streamrnn.errors import OptionError
+from streamrnn_onnx import layers
 from streamrnn_onnx.config import OnnxConfig
 from streamrnn_onnx.graph import Graph, all_nodes, title
 from streamrnn_onnx.model_file import read_model
@@ -32,6 +33,8 @@ def describe(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Conte
 
     The fingerprint is left empty. Raises `OptionError` with all problems.
     """
+    if config.layers is not None:
+        return layers.describe(config, given, context)
     graph, _ = read_model(config, context)
     return describe_plan(plan_model(config, given, graph))
 
@@ -42,6 +45,8 @@ def build(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Context)
     from streamrnn_onnx.proof import Prover
     from streamrnn_onnx.session import choose_provider, open_session
 
+    if config.layers is not None:
+        return layers.build(config, given, context)
     graph, stored = read_model(config, context)
     plan = plan_model(config, given, graph)
     provider = choose_provider(config.providers)

@@ -34,6 +34,7 @@ def read_model(config: OnnxConfig, context: Context) -> tuple[Graph, bytes]:
 
 
 def _read(config: OnnxConfig, context: Context) -> bytes:
+    assert config.path is not None
     path = context.model_path(config.path)
     try:
         status = context.fs.status(path)
