@@ -27,8 +27,8 @@ class Component:
     """One thing that a pipeline file can name.
 
     `name` is what stands behind `type:` (for a feature: the key that names it), lower case with underscores.
-    `config` declares its options; `summary` is one line for `list`. `build` and `describe` are callables or
-    "package.module:function", imported when first needed, so that declaring costs nothing.
+    `config` declares its options; `summary` is one line for `list`. `build`, `describe` and `explain` are
+    callables or "package.module:function", imported when first needed, so that declaring costs nothing.
     What `build` is called with depends on the kind; docs/plugins.md says how.
     """
 
@@ -40,9 +40,11 @@ class Component:
     describe: Callable[..., Any] | str | None = None
     example: str = ""
     """The options of a small working use, as YAML in flow style; `create` and `schema` show it."""
+    explain: Callable[..., Any] | str | None = None
+    """For a backend, called as `describe`: the `Fact`s by which it understands a model."""
 
-    def resolve(self, what: Literal["build", "describe"]) -> Callable[..., Any]:
-        """The callable behind `build` or `describe`."""
+    def resolve(self, what: Literal["build", "describe", "explain"]) -> Callable[..., Any]:
+        """The callable behind one of these fields."""
         found = getattr(self, what)
         if isinstance(found, str):
             module, _, attribute = found.partition(":")
