@@ -27,8 +27,8 @@ class Component:
     """One thing that a pipeline file can name.
 
     `name` is what stands behind `type:` (for a feature: the key that names it), lower case with underscores.
-    `config` declares its options; `summary` is one line for `list`. `build` and `describe` are callables or
-    "package.module:function", imported when first needed, so that declaring costs nothing.
+    `config` declares its options; `summary` is one line for `list`. `build`, `describe` and `explain` are
+    callables or "package.module:function", imported when first needed, so that declaring costs nothing.
     What `build` is called with depends on the kind; docs/plugins.md says how.
     """
 
@@ -40,11 +40,13 @@ class Component:
     describe: Callable[..., Any] | str | None = None
     example: str = ""
     """The options of a small working use, as YAML in flow style; `create` and `schema` show it."""
+    explain: Callable[..., Any] | str | None = None
+    """For a backend, called as `describe`: the `Fact`s by which it understands a model."""
     offline: Callable[..., Any] | str | None = None
     """For a backend: makes the `streamrnn.offline.Offline` that `verify` compares with, from what `build` is
     given. Without it, that is the backend itself, one event after the other."""
 
-    def resolve(self, what: Literal["build", "describe", "offline"]) -> Callable[..., Any]:
+    def resolve(self, what: Literal["build", "describe", "explain", "offline"]) -> Callable[..., Any]:
         """The callable behind one of these fields."""
         found = getattr(self, what)
         if isinstance(found, str):

@@ -17,6 +17,7 @@ from streamrnn.errors import StreamrnnError
 COMMANDS = {
     "run": "Serve a pipeline until its source ends.",
     "lint": "Find every mistake in pipeline files, without loading a model.",
+    "dry-run": "Load a pipeline's model and show how it is understood, without reading an event.",
     "test": "Run the tests: blocks of pipeline files.",
     "verify": "Compare a pipeline with an offline model over the same data.",
     "list": "Show the installed components.",
@@ -37,7 +38,7 @@ class LazyCommands(click.Group):
         """The `command` of the module of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"streamrnn.cli.{cmd_name}").command
+        command: click.Command = import_module(f"streamrnn.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -26,6 +26,7 @@ class Wrapper(Backend):
         self.inputs, self.outputs, self.state = inner.inputs, inner.outputs, inner.state
         self.max_rows, self.make_slab = inner.max_rows, inner.make_slab
         self.scan = None if inner.scan is None else self._scan
+        self.explain = inner.explain
 
     def open(self, device: str = "cpu", threads: int = 1) -> None:
         """See `Backend.open`."""

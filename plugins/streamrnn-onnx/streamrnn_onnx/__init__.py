@@ -18,6 +18,7 @@ def streamrnn_components() -> list[Component]:
             config=OnnxConfig,
             build="streamrnn_onnx.loading:build",
             describe="streamrnn_onnx.loading:describe",
+            explain="streamrnn_onnx.explain:explain",
             summary="an ONNX model, its state found in the graph or named, run by ONNX Runtime",
             example="{path: model.onnx}",
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamrnn.backend import Backend, Description
+from streamrnn.backend import Backend, Description, Fact
 from streamrnn.errors import ModelError
 from streamrnn_onnx.axes import Layout
 from streamrnn_onnx.session import one_line
@@ -26,7 +26,13 @@ class OnnxBackend(Backend):
     """A plan of one reading in a session; `scans` says that sequences go through the graph in one call."""
 
     def __init__(
-        self, plan: Plan, outputs: Mapping[str, Layout], description: Description, session: Any, scans: bool
+        self,
+        plan: Plan,
+        outputs: Mapping[str, Layout],
+        description: Description,
+        session: Any,
+        scans: bool,
+        facts: Sequence[Fact] = (),
     ) -> None:
         self.inputs, self.outputs, self.state = description.inputs, description.outputs, description.state
         reading = plan.readings[0]
@@ -40,6 +46,7 @@ class OnnxBackend(Backend):
         self._asked = list(dict.fromkeys(asked))
         self._session: Any = session
         self.scan = self._scan if scans else None
+        self.explain = lambda: facts
 
     def close(self) -> None:
         """Let go of the session."""

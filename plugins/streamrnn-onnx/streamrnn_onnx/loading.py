@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from streamrnn.backend import Description, TensorSpec
+from streamrnn.backend import Description, Fact, TensorSpec
 from streamrnn.errors import OptionError
 from streamrnn_onnx import layers
 from streamrnn_onnx.config import OnnxConfig
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from streamrnn.context import Context
     from streamrnn_onnx.backend import OnnxBackend
     from streamrnn_onnx.proof import Proven, Prover
+    from streamrnn_onnx.session import Opened
 
 FORMULAS = "onnx 1"
 """Part of the fingerprint: counts up when the same file would give other bits or another state."""
@@ -43,20 +44,35 @@ def build(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Context)
     """The model, its reading proven. Raises `OptionError`, or `ModelError` if ONNX Runtime refuses it."""
     from streamrnn_onnx.backend import OnnxBackend
     from streamrnn_onnx.proof import Prover
-    from streamrnn_onnx.session import choose_provider, open_session
+    from streamrnn_onnx.session import open_session
 
     if config.layers is not None:
         return layers.build(config, given, context)
     graph, stored = read_model(config, context)
     plan = plan_model(config, given, graph)
-    provider = choose_provider(config.providers)
     served = stored if plan.original is None else plan.graph.proto.SerializeToString()
-    session = open_session(served, provider, config.threads)
-    original = None if plan.original is None else open_session(stored, provider, config.threads)
-    proven = _settle(Prover(plan, session, original))
+    opened = open_session(served, config.providers, config.threads)
+    original = (
+        None if plan.original is None else open_session(stored, [opened.provider], config.threads).session
+    )
+    proven = _settle(Prover(plan, opened.session, original))
     fingerprint = _fingerprint(config, stored, proven)
     described = description(proven.plan, proven.outputs, fingerprint)
-    return OnnxBackend(proven.plan, proven.outputs, described, session, proven.scans)
+    facts = _loaded(proven, opened)
+    return OnnxBackend(proven.plan, proven.outputs, described, opened.session, proven.scans, facts)
+
+
+def _loaded(proven: Proven, opened: Opened) -> list[Fact]:
+    """What is only known of a model that has been loaded."""
+    proofs = ["rows are apart"] if proven.plan.readings[0].fixed_rows != 1 else []
+    if proven.compared:
+        whole = "the unchanged graph's over a sequence" if proven.plan.original else "a sequence in one call"
+        proofs.append(f"steps equal {whole}")
+    return [
+        Fact("axes", "", "", str(proven.plan.readings[0])),
+        *(Fact("proven", "", "", proof) for proof in proofs),
+        Fact("provider", opened.provider, "", "; ".join(opened.passed_over)),
+    ]
 
 
 def _settle(prover: Prover) -> Proven:

@@ -35,11 +35,15 @@ class RefutedError(Exception):
 
 @dataclass(frozen=True)
 class Proven:
-    """A reading that held, the layouts of the outputs, and whether sequences may be given in one call."""
+    """A reading that held, and the layouts of the outputs.
+
+    `scans`: sequences may be given in one call; `compared`: one was, and equals its steps.
+    """
 
     plan: Plan
     outputs: Mapping[str, Layout]
     scans: bool
+    compared: bool = False
 
 
 class Prover:
@@ -57,9 +61,10 @@ class Prover:
         model = self.backend(proven)
         if reading.fixed_rows != 1 and not self.mixes:
             self._check_rows(model)
-        if reading.has_steps and not any(constant.rows is not None for constant in plan.constants):
+        compared = reading.has_steps and not any(constant.rows is not None for constant in plan.constants)
+        if compared:
             self._check_steps(model, proven)
-        return Proven(plan, outputs, self._may_scan(proven))
+        return Proven(plan, outputs, self._may_scan(proven), compared)
 
     def backend(self, proven: Proven) -> OnnxBackend:
         """The model as it will be served, without a fingerprint."""

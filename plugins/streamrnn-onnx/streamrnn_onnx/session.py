@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from streamrnn.errors import ModelError, OptionError
@@ -21,21 +22,38 @@ PROVIDERS: Mapping[str, str] = {
 }
 
 
-def choose_provider(wanted: Sequence[Provider]) -> Provider:
-    """The first of those wanted that is installed. Raises `OptionError` if none is."""
+@dataclass(frozen=True)
+class Opened:
+    """A session, the provider it uses, and in words why those before it in the list are not used."""
+
+    session: ort.InferenceSession
+    provider: Provider
+    passed_over: tuple[str, ...]
+
+
+def open_session(model: bytes, wanted: Sequence[Provider], threads: int) -> Opened:
+    """A session on the first of the providers that works here.
+
+    Raises `OptionError` if none does, and `ModelError` with what ONNX Runtime says of the model.
+    """
     import onnxruntime as ort
 
+    passed_over: list[str] = []
     there = ort.get_available_providers()
     for name in wanted:
-        if PROVIDERS[name] in there:
-            return name
-    known = [name for name, full in PROVIDERS.items() if full in there]
-    text = f"none of {', '.join(wanted)} is in the installed onnxruntime {ort.__version__}, which has"
-    raise OptionError((("providers",), f"{text} {', '.join(known)}; add one of these as a fallback"))
+        if PROVIDERS[name] not in there:
+            passed_over.append(f"{name} is not in the installed onnxruntime {ort.__version__}")
+            continue
+        session = _session(model, name, threads)
+        if PROVIDERS[name] in session.get_providers():
+            return Opened(session, name, tuple(passed_over))
+        passed_over.append(f"{name} is installed but finds no device")
+    known = ", ".join(name for name, full in PROVIDERS.items() if full in there)
+    text = f"{'; '.join(passed_over)}; installed: {known}. Add one of these as a fallback"
+    raise OptionError((("providers",), text))
 
 
-def open_session(model: bytes, provider: Provider, threads: int) -> ort.InferenceSession:
-    """A session of a model's bytes. Raises `ModelError` with what ONNX Runtime says of it."""
+def _session(model: bytes, provider: Provider, threads: int) -> ort.InferenceSession:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -50,14 +68,9 @@ def open_session(model: bytes, provider: Provider, threads: int) -> ort.Inferenc
     options.enable_mem_pattern = False
     names = [PROVIDERS[provider]] + ([PROVIDERS["cpu"]] if provider != "cpu" else [])
     try:
-        session = ort.InferenceSession(model, options, providers=names)
+        return ort.InferenceSession(model, options, providers=names)
     except Exception as error:
         raise ModelError(f"ONNX Runtime refuses the model: {one_line(error)}") from error
-    if PROVIDERS[provider] not in session.get_providers():
-        raise ModelError(
-            f"the provider {provider} is installed but cannot be used here; name it only where its device is"
-        )
-    return session
 
 
 def one_line(error: BaseException) -> str:
