@@ -223,6 +223,8 @@ class Context:
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("streamrnn"))
     models: Callable[[str, Path], Path | None] | None = None
     """Asked where a model's file is, with its name and `base_dir`; None takes names for paths."""
+    trusts_code: bool = False
+    """Whether the pipeline's file says `trust: code`: only then may a model be more than data."""
     stdin: Stream = field(default_factory=lambda: DescriptorStream(0))
     stdout: Stream = field(default_factory=lambda: DescriptorStream(1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def load_pipeline(
     registry.load_for(_types(data), [name for name in _list(data.get("plugins")) if isinstance(name, str)])
     _refuse_later_sections(parts, data)
     fixed = _fixed(parts, data)
+    context = replace(context, trusts_code=data.get("trust") == "code")
     chosen = {name: parts.choose(kind, (name,), data.get(name), common) for name, kind, common in _SECTIONS}  # type: ignore[arg-type]
     rules = [parts.choose("reset", ("reset", i), item) for i, item in enumerate(_list(data.get("reset")))]
     event = data.get("event")

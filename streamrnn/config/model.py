@@ -13,7 +13,7 @@ from streamrnn.builtins.resets import LONGEST_S
 
 Path = Annotated[str, StringConstraints(min_length=1)]
 
-NOT_YET = ("order", "checkpoint", "shards", "workers", "trust")
+NOT_YET = ("order", "checkpoint", "shards", "workers")
 """Sections of later versions: refused, so that nobody believes they work."""
 
 
@@ -179,5 +179,8 @@ class PipelineFile(Section):
     limits: Limits = Field(default=Limits.model_construct(), description="ceilings")
     numerics: Literal["batch_invariant", "approximate"] | None = Field(
         None, description="batch_invariant refuses a model whose answers depend on the batch"
+    )
+    trust: Literal["code"] | None = Field(
+        None, description="code lets a model run code of its own: Python modules, pickles, compiled programs"
     )
     tests: list[Test] = Field(default_factory=list, description="examples that must hold")

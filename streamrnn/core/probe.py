@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from streamrnn.backend import Arrays, Backend, TensorSpec
     from streamrnn.events import Array, IntArray
 
-_PADS = (2, 4, 8)
+_PADS = (2, 4, 8, 32)
 # A few wide calls beside the narrow ones: matrix products change their method with the number of rows.
 _STEP_ROWS = (*range(1, 34), 64, 257)
 _SCAN_ROWS = (1, 2, 3, 5, 8, 16, 33)

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from streamrnn.backend import Backend
 from streamrnn.errors import ModelError
 from streamrnn_torch.layers import ROWS, Lengths, Recurrent, load_layer, up
-from streamrnn_torch.runtime import DTYPES, THREAD_LIMIT, device_named
-from streamrnn_torch.slab import DeviceSlab, host
+from streamrnn_torch.runtime import OnDevice, first_bad
+from streamrnn_torch.slab import host
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +29,7 @@ CALLS = "torch layers 1"
 """Part of the fingerprint: counts up when the same weights would give other bits."""
 
 
-class TorchLayers(Backend):
+class TorchLayers(OnDevice):
     """See `streamrnn.backend.Backend`.
 
     With `own_slab`, the default where the device is not the CPU, the state lives on the device.
@@ -41,12 +40,11 @@ class TorchLayers(Backend):
         description = model.plan.description
         self.inputs, self.outputs = description.inputs, description.outputs
         self.state = model.state(CALLS, config.dtype, config.device.partition(":")[0], config.compile)
-        self._device, self._dtype = device_named(config.device), DTYPES[config.dtype]
-        self._threads, self._compile, self._opened = config.threads, config.compile, False
+        self._settle(config, own_slab)
         self._load(model)
         self._run: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]] = self._step
-        if config.device != "cpu" if own_slab is None else own_slab:
-            self.make_slab = self._make_slab
+        if config.compile:
+            self._run = torch.compile(self._step, dynamic=True)
 
     @torch.inference_mode()
     def _load(self, model: LoadedModel) -> None:
@@ -61,24 +59,6 @@ class TorchLayers(Backend):
             self._layers.append(load_layer(plan, weights, widths))
             widths[plan.name] = plan.width
         self._outputs = {name: (of, widths[of]) for name, of in model.plan.outputs.items()}
-
-    def open(self, device: str = "cpu", threads: int = 1) -> None:
-        """Hold PyTorch at the configured number of threads; the device is the configured one too."""
-        if self._opened:
-            return
-        THREAD_LIMIT.hold(self._threads)
-        self._opened = True
-        if self._device.type == "cuda":
-            # 10 bits of mantissa in products, on by default in cuDNN's layers alone, are no float32.
-            torch.backends.cudnn.allow_tf32 = False
-        if self._compile:
-            self._run = torch.compile(self._step, dynamic=True)
-
-    def close(self) -> None:
-        """Let go of the limit on threads."""
-        if self._opened:
-            THREAD_LIMIT.release()
-            self._opened = False
 
     @torch.inference_mode()
     def step(self, state: Arrays, x: Arrays) -> tuple[Arrays, Arrays]:
@@ -120,16 +100,12 @@ class TorchLayers(Backend):
         y = {name: values[of][:, :width] for name, (of, width) in self._outputs.items()}
         for part in (*y.values(), *states.values()):  # a state that came in so shows in the first step
             _note(finite, part)
-        bad_at = _first_bad(finite[:, :n].cpu().numpy(), valid)
+        bad_at = first_bad(finite[:, :n].cpu().numpy(), valid)
         answers = {
             spec.name: host(y[spec.name].reshape(t, rows, -1)[:, :n].transpose(0, 1), spec.dtype)
             for spec in self.outputs
         }
         return self._given_back(new_state, n), answers, bad_at
-
-    def _make_slab(self, capacity: int) -> DeviceSlab:
-        stored = {tensor.name: self._dtype for tensor in self.state.tensors}
-        return DeviceSlab(self.state, capacity, self._device, stored)
 
     def _given_back(self, state: Tensors, n: int) -> Arrays:
         """States as the slab takes them, true rows and widths only."""
@@ -181,10 +157,3 @@ def _note(finite: torch.Tensor, values: torch.Tensor) -> None:
     if not good.all():
         found = good.all(dim=1).view(-1, finite.shape[1])
         finite[: len(found)] &= found
-
-
-def _first_bad(finite: Array, valid: Array) -> IntArray:
-    """int64 [n]: the first step of each row with something not finite [t, n] where valid [n, t], else -1."""
-    bad = ~finite.T & valid
-    first: IntArray = np.where(bad.any(axis=1), bad.argmax(axis=1), -1)
-    return first

@@ -13,7 +13,7 @@ Packed sequences and the cells (`nn.LSTMCell`) give other bits than the calls us
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -212,7 +212,7 @@ class Lengths:
         self.steps, self.rows = steps, len(lens)
         self._lens = lens
         self._equal = bool((lens == steps).all())
-        self._groups = None if self._equal else list(self._cut(lens))
+        self._groups = None if self._equal else list(equal_groups(lens))
 
     def run(self, cell: Cell, x: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """As `Cell.run`; the states are those after each row's last step, what y is behind it is anything."""
@@ -225,7 +225,7 @@ class Lengths:
         return self._run_groups(cell, x, states)
 
     def _run_groups(self, cell: Cell, x: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """In groups of rows with equally many steps: the lengths' powers of two, the largest first."""
+        """By `equal_groups`; rows taken twice compute the same twice."""
         y, now = x.new_zeros((self.steps, self.rows, cell.sizes[0])), cell.widen(states)
         for rows, times in self._groups or ():
             steps, new = cell.run(x[times, rows], [state[rows] for state in now])
@@ -234,16 +234,19 @@ class Lengths:
                 state[rows] = values
         return y, now
 
-    @staticmethod
-    def _cut(lens: Tensor) -> Any:
-        """Pairs of rows [r], r a multiple of `ROWS`, and times [2^k, 1] or [2^k, r]."""
-        for power in reversed(range(int(lens.max()).bit_length())):
-            rows = torch.nonzero((lens >> power) & 1).flatten()
-            if len(rows):
-                # Rows taken twice compute the same twice.
-                rows = torch.cat([rows, rows[-1:].expand(up(len(rows), ROWS) - len(rows))])
-                start = (lens[rows] >> (power + 1)) << (power + 1)
-                yield rows, start + torch.arange(1 << power, device=lens.device)[:, None]
+
+def equal_groups(lens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Calls that bring rows of `lens` int64 [n] steps to their ends, each of rows with equally many steps.
+
+    These are the lengths' powers of two, largest first. Yields rows [r], r a multiple of `ROWS`, where the
+    last may be repeated, and the indices of their steps [2^k, r].
+    """
+    for power in reversed(range(int(lens.max()).bit_length())):
+        rows = torch.nonzero((lens >> power) & 1).flatten()
+        if len(rows):
+            rows = torch.cat([rows, rows[-1:].expand(up(len(rows), ROWS) - len(rows))])
+            start = (lens[rows] >> (power + 1)) << (power + 1)
+            yield rows, start + torch.arange(1 << power, device=lens.device)[:, None]
 
 
 def load_layer(

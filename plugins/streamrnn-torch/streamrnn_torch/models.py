@@ -13,13 +13,15 @@ from streamrnn.layers.options import GruConfig, RnnConfig
 if TYPE_CHECKING:
     from streamrnn.backend import Backend, Description, TensorSpec
     from streamrnn.context import Context
-    from streamrnn_torch.options import TorchConfig
+    from streamrnn_torch.module_backend import TorchModule
+    from streamrnn_torch.options import TorchConfig, TorchModuleConfig
 
 Problem = tuple[tuple[str | int, ...], str]
+Given = Mapping[str, "TensorSpec"]
 
 
-def describe(config: TorchConfig, given: Mapping[str, TensorSpec], context: Context) -> Description:
-    """Inputs, outputs and state, without PyTorch. Raises `OptionError` with all problems."""
+def describe(config: TorchConfig, given: Given, context: Context) -> Description:
+    """Inputs, outputs and state of layers, without PyTorch. Raises `OptionError` with all problems."""
     problems = [*_missing(), *_unknown_to_torch(config)]
     try:
         description = plan.describe(config, given, context)
@@ -30,13 +32,35 @@ def describe(config: TorchConfig, given: Mapping[str, TensorSpec], context: Cont
     return description
 
 
-def build(config: TorchConfig, given: Mapping[str, TensorSpec], context: Context) -> Backend:
-    """Load the model. Raises `OptionError` as `describe` does and for a device that is not there."""
+def build(config: TorchConfig, given: Given, context: Context) -> Backend:
+    """Load layers. Raises `OptionError` as `describe` does and for a device that is not there."""
     describe(config, given, context)
     from streamrnn.layers.loading import LoadedModel
     from streamrnn_torch.backend import TorchLayers
 
     return TorchLayers(LoadedModel(config, given, context), config)
+
+
+def describe_module(config: TorchModuleConfig, given: Given, context: Context) -> Description:
+    """Inputs, outputs and state of a module, which is loaded and called for it.
+
+    Raises `OptionError` for a pipeline that does not trust code, and for a module that cannot be understood.
+    """
+    return build_module(config, given, context).wiring.description
+
+
+def build_module(config: TorchModuleConfig, given: Given, context: Context) -> TorchModule:
+    """Load a module, as `describe_module` does."""
+    if problems := [*_missing()]:
+        raise OptionError(*problems)
+    from streamrnn_torch.module_backend import TorchModule
+    from streamrnn_torch.module_loading import load_module
+    from streamrnn_torch.module_wiring import wire
+    from streamrnn_torch.runtime import DTYPES
+
+    module, digest = load_module(config, context)
+    module.to(DTYPES[config.dtype])
+    return TorchModule(module, wire(module, config, given), digest, config)
 
 
 def _missing() -> Iterator[Problem]:
@@ -51,7 +75,5 @@ def _unknown_to_torch(config: TorchConfig) -> Iterator[Problem]:
             text = "expected true, found false: PyTorch's GRU has no other form; `type: numpy` computes it"
             yield ("layers", index, "reset_after"), text
         if isinstance(layer, RnnConfig) and layer.activation == "identity":
-            text = (
-                "expected tanh or relu, found identity: PyTorch's RNN has no other; `type: numpy` computes it"
-            )
+            text = "expected tanh or relu, found identity, which PyTorch lacks; `type: numpy` computes it"
             yield ("layers", index, "activation"), text

@@ -1,12 +1,21 @@
-"""PyTorch's settings of the process: threads, devices, types."""
+"""What every model of PyTorch shares: threads, device, type, and a slab on the device."""
 
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from streamrnn.backend import Backend
 from streamrnn.errors import ModelError, OptionError
+from streamrnn_torch.slab import DeviceSlab
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from streamrnn_torch.options import TorchConfig, TorchModuleConfig
 
 DTYPES = {
     "float32": torch.float32,
@@ -57,3 +66,46 @@ class ThreadLimit:
 
 
 THREAD_LIMIT = ThreadLimit()
+
+
+class OnDevice(Backend):
+    """A model on a device, in one type, with PyTorch's threads held while it is open."""
+
+    def _settle(self, config: TorchConfig | TorchModuleConfig, own_slab: bool | None) -> None:
+        """Raises `OptionError` for a device that is not there."""
+        self._device, self._dtype = device_named(config.device), DTYPES[config.dtype]
+        self._threads, self._opened = config.threads, False
+        if config.device != "cpu" if own_slab is None else own_slab:
+            self.make_slab = self._make_slab
+
+    def open(self, device: str = "cpu", threads: int = 1) -> None:
+        """Hold the configured number of threads; the device is the configured one too."""
+        if self._opened:
+            return
+        THREAD_LIMIT.hold(self._threads)
+        self._opened = True
+        if self._device.type == "cuda":
+            # 10 bits of mantissa in products, on by default in cuDNN's layers alone, are no float32.
+            torch.backends.cudnn.allow_tf32 = False
+
+    def close(self) -> None:
+        """Let go of the limit on threads."""
+        if self._opened:
+            THREAD_LIMIT.release()
+            self._opened = False
+
+    def _make_slab(self, capacity: int) -> DeviceSlab:
+        stored = {tensor.name: self._stored(tensor.dtype) for tensor in self.state.tensors}
+        return DeviceSlab(self.state, capacity, self._device, stored)
+
+    def _stored(self, dtype: str) -> torch.dtype:
+        """The type in which a tensor declared as `dtype` is computed."""
+        found: torch.dtype = self._dtype if dtype in ("float32", "float64") else getattr(torch, dtype)
+        return found
+
+
+def first_bad(finite: NDArray[Any], valid: NDArray[Any]) -> NDArray[np.int64]:
+    """int64 [n]: the first step of each row with something not finite [t, n] where valid [n, t], else -1."""
+    bad = ~finite.T & valid
+    first: NDArray[np.int64] = np.where(bad.any(axis=1), bad.argmax(axis=1), -1)
+    return first
