@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 SAME_MODELS = "given the live keys, resets and inputs, the reference's model gives the live answers"
 ENGINE = (
-    "engine: the live model by itself, one event after the other, does not give the live answers either; "
-    "they depend on the batch, or on something outside its state"
+    "engine: the live model by itself, key by key, does not give the live answers either; they depend on the "
+    "batch or on something outside the state, or what it calls a whole sequence is something else"
 )
 
 
@@ -26,9 +26,11 @@ def explain(evidence: Evidence) -> tuple[list[str], str]:
     search = Search(evidence)
     if search.agrees(evidence.reference.model, evidence.live):
         return found, SAME_MODELS
+    if cause := search.first(about_state(evidence)):
+        return [*found, cause], ""
     if not search.agrees(evidence.live.model, evidence.live):
         return [*found, ENGINE], ""
-    for hypotheses in (about_state, about_gates, about_columns):
+    for hypotheses in (about_gates, about_columns):
         if cause := search.first(hypotheses(evidence)):
             return [*found, cause], ""
     if search.exhausted:
