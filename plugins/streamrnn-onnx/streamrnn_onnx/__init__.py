@@ -19,6 +19,7 @@ def streamrnn_components() -> list[Component]:
             build="streamrnn_onnx.loading:build",
             describe="streamrnn_onnx.loading:describe",
             explain="streamrnn_onnx.explain:explain",
+            offline="streamrnn_onnx.offline:build",
             summary="an ONNX model, its state found in the graph or named, run by ONNX Runtime",
             example="{path: model.onnx}",
         )

@@ -47,6 +47,13 @@ class OnnxBackend(Backend):
         self._session: Any = session
         self.scan = self._scan if scans else None
         self.explain = lambda: facts
+        self.original: Any = None
+        """A session of the graph before its hidden state was exposed, if there was any."""
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether every input and output has an axis of steps."""
+        return all(layout.steps is not None for layout in (*self._inputs, *self._answers.values()))
 
     def close(self) -> None:
         """Let go of the session."""

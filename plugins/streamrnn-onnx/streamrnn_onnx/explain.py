@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from streamrnn.backend import Fact, TensorSpec
+from streamrnn_onnx import layers
 from streamrnn_onnx.axes import EXPOSED, Layout
 from streamrnn_onnx.config import OnnxConfig
 from streamrnn_onnx.graph import Port, shown
@@ -20,6 +21,8 @@ _LATER = "; its axes are found when the model is loaded"
 
 def explain(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Context) -> list[Fact]:
     """The facts by the file alone. Raises `OptionError` as `describe` does."""
+    if config.layers is not None:
+        return layers.explain(config, given, context)
     graph, _ = read_model(config, context)
     plan = plan_model(config, given, graph)
     return [*_inputs(plan), *_states(plan), *_constants(plan), *_changes(plan), *_outputs(plan)]

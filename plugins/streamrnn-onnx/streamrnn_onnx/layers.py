@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from streamrnn.backend import Fact
+from streamrnn.explain import explain_description
 from streamrnn.layers import plan as layer_plan
 from streamrnn.layers.options import LayersConfig
 from streamrnn.layers.plan import RecurrentPlan
@@ -41,22 +43,27 @@ def build(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Context)
     from streamrnn.layers.loading import LoadedModel
     from streamrnn_onnx.layer_backend import OnnxLayers
     from streamrnn_onnx.layer_graph import make_model
-    from streamrnn_onnx.session import choose_provider, open_session
+    from streamrnn_onnx.session import open_session
 
     model = LoadedModel(layers_config(config), given, context)
     proto, described = make_model(model), model.plan.description
     plan = plan_model(OnnxConfig(path="layers"), {s.name: s for s in described.inputs}, read_graph(proto))
     reading = _reading(plan)
     outputs = {name: output_layout(port, reading) for name, port in plan.outputs.items()}
-    provider = choose_provider(config.providers)
-    session = open_session(proto.SerializeToString(), provider, config.threads)
+    opened = open_session(proto.SerializeToString(), config.providers, config.threads)
     return OnnxLayers(
         plan.chosen(reading),
         {name: layout for name, layout in outputs.items() if layout is not None},
-        replace(described, state=model.state(FORMULAS, provider)),
-        session,
+        replace(described, state=model.state(FORMULAS, opened.provider)),
+        opened.session,
         _may_scan(model),
+        [Fact("provider", opened.provider, "", "; ".join(opened.passed_over))],
     )
+
+
+def explain(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Context) -> list[Fact]:
+    """The facts of the layers' description. Raises `OptionError` with all problems."""
+    return explain_description(describe(config, given, context))
 
 
 def _reading(plan: Plan) -> Reading:

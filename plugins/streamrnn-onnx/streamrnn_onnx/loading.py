@@ -42,13 +42,19 @@ def describe(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Conte
 
 def build(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Context) -> OnnxBackend:
     """The model, its reading proven. Raises `OptionError`, or `ModelError` if ONNX Runtime refuses it."""
+    if config.layers is not None:
+        return layers.build(config, given, context)
+    return build_graph(config, given, *read_model(config, context))
+
+
+def build_graph(
+    config: OnnxConfig, given: Mapping[str, TensorSpec], graph: Graph, stored: bytes
+) -> OnnxBackend:
+    """The same of a graph and its bytes."""
     from streamrnn_onnx.backend import OnnxBackend
     from streamrnn_onnx.proof import Prover
     from streamrnn_onnx.session import open_session
 
-    if config.layers is not None:
-        return layers.build(config, given, context)
-    graph, stored = read_model(config, context)
     plan = plan_model(config, given, graph)
     served = stored if plan.original is None else plan.graph.proto.SerializeToString()
     opened = open_session(served, config.providers, config.threads)
@@ -59,7 +65,9 @@ def build(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Context)
     fingerprint = _fingerprint(config, stored, proven)
     described = description(proven.plan, proven.outputs, fingerprint)
     facts = _loaded(proven, opened)
-    return OnnxBackend(proven.plan, proven.outputs, described, opened.session, proven.scans, facts)
+    made = OnnxBackend(proven.plan, proven.outputs, described, opened.session, proven.scans, facts)
+    made.original = original
+    return made
 
 
 def _loaded(proven: Proven, opened: Opened) -> list[Fact]:
