@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +13,8 @@ import pluggy
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from streamrnn.backend import TensorSpec
+    from streamrnn.context import Context
     from streamrnn.events import Origin, Rejected, Report
 
 hookspec = pluggy.HookspecMarker("streamrnn")
@@ -75,6 +77,14 @@ def streamrnn_resolve_model(uri: str, base_dir: Path) -> Path | None:
     """The local file of a model named in a pipeline, or None to leave it to others.
 
     The core answers plain paths, after every plugin was asked.
+    """
+
+
+@hookspec(firstresult=True)
+def streamrnn_export(options: BaseModel, given: Mapping[str, TensorSpec], context: Context) -> bytes | None:
+    """The model with these options as an ONNX graph of one step, or None to leave it to others.
+
+    The graph's metadata `streamrnn.state` lists its states; `given` are the pipeline's inputs.
     """
 
 

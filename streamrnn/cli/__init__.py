@@ -20,6 +20,7 @@ COMMANDS = {
     "dry-run": "Load a pipeline's model and show how it is understood, without reading an event.",
     "test": "Run the tests: blocks of pipeline files.",
     "verify": "Compare a pipeline with an offline model over the same data.",
+    "export": "Write a pipeline's model as an ONNX file, checked against the model.",
     "list": "Show the installed components.",
     "create": "Print a pipeline file to start from.",
     "echo": "Print a pipeline file with its defaults and environment filled in.",

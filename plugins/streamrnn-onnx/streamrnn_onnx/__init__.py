@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
 from streamrnn.hookspecs import Component, hookimpl
 from streamrnn_onnx.config import OnnxConfig
+
+if TYPE_CHECKING:
+    from streamrnn.backend import TensorSpec
+    from streamrnn.context import Context
 
 __all__ = ["OnnxConfig", "streamrnn_components"]
 
@@ -24,3 +33,13 @@ def streamrnn_components() -> list[Component]:
             example="{path: model.onnx}",
         )
     ]
+
+
+@hookimpl
+def streamrnn_export(options: BaseModel, given: Mapping[str, TensorSpec], context: Context) -> bytes | None:
+    """Layers of any backend."""
+    if not getattr(options, "layers", None):
+        return None
+    from streamrnn_onnx.layer_graph import exported
+
+    return exported(options, given, context)

@@ -7,13 +7,15 @@ numpy backend, and `<name>_next` is the next value of the state `<name>`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from streamrnn.errors import OptionError
+from streamrnn.layers.loading import LoadedModel
+from streamrnn.layers.options import LayersConfig
 from streamrnn.layers.plan import ConcatPlan, EmbeddingPlan, LayerPlan, LinearPlan, RecurrentPlan
 from streamrnn.offline import ONNX_GRU, ONNX_LSTM, PYTORCH_GRU, PYTORCH_LSTM, GateOrder
 from streamrnn_onnx.activations import ACTIVATIONS
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamrnn.backend import TensorSpec
-    from streamrnn.layers.loading import LoadedModel
+    from streamrnn.context import Context
     from streamrnn.layers.plan import CellPlan
 
     Array = NDArray[Any]
@@ -52,6 +54,13 @@ def has_time(layers: Sequence[LayerPlan]) -> bool:
 def make_model(model: LoadedModel) -> ModelProto:
     """The graph with its weights. Raises `OptionError` for an output named like an input."""
     return _Maker(model).make()
+
+
+def exported(options: Any, given: Mapping[str, TensorSpec], context: Context) -> bytes:
+    """The graph of a backend's layers, in float32. Raises `OptionError` and `ModelError` as loading does."""
+    config = LayersConfig(path=options.path, layers=options.layers, outputs=options.outputs)
+    stored: bytes = make_model(LoadedModel(config, given, context)).SerializeToString()
+    return stored
 
 
 class _Maker:

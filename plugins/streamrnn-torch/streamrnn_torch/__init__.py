@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
 from streamrnn.hookspecs import Component, hookimpl
 from streamrnn_torch.options import TorchConfig, TorchModuleConfig
+
+if TYPE_CHECKING:
+    from streamrnn.backend import TensorSpec
+    from streamrnn.context import Context
 
 
 @hookimpl
@@ -32,3 +41,13 @@ def streamrnn_components() -> list[Component]:
             example="{module: 'my_nets:Fraud', path: fraud.safetensors}",
         ),
     ]
+
+
+@hookimpl
+def streamrnn_export(options: BaseModel, given: Mapping[str, TensorSpec], context: Context) -> bytes | None:
+    """Modules of one's own."""
+    if not isinstance(options, TorchModuleConfig):
+        return None
+    from streamrnn_torch.module_export import export
+
+    return export(options, given, context)
