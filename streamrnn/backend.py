@@ -107,6 +107,9 @@ class Backend(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     state: StateSpec
+    label: str = ""
+    """What to call it where its type in the file does not say it: which backend `auto` took."""
+
     max_rows: int | None = None
     """The most rows one call may carry; None is any number. A model exported with a fixed batch says 1."""
 
@@ -117,6 +120,9 @@ class Backend(Protocol):
     touch its state, their y is ignored. It must equal that many calls of `step` bit for bit. `bad_at`
     int64 [n] is the first step whose state or output is not finite, -1 if none.
     """
+
+    ragged: bool = False
+    """Whether padding costs a scan next to nothing, so that lengths in one may differ a lot."""
 
     make_slab: Callable[[int], Slab] | None = None
     """`make_slab(capacity)`: a slab of the backend's own, for states that live on a device."""

@@ -13,9 +13,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from streamrnn.errors import ModelError
+
+if TYPE_CHECKING:
+    from streamrnn.hookspecs import Component
 
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
 """What fsync answers for a pipe or a device."""
@@ -227,6 +230,8 @@ class Context:
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("streamrnn"))
     models: Callable[[str, Path], Path | None] | None = None
     """Asked where a model's file is, with its name and `base_dir`; None takes names for paths."""
+    backends: Callable[[str], Component | None] | None = None
+    """Asked for a backend by its type, for `type: auto`; None knows none."""
     trusts_code: bool = False
     """Whether the pipeline's file says `trust: code`: only then may a model be more than data."""
     stdin: Stream = field(default_factory=lambda: DescriptorStream(0))

@@ -89,7 +89,9 @@ def read_cases(file: Path, env: Mapping[str, str] | None = None) -> list[Case]:
     if "tests" not in yaml_tree.load(text, name).data:
         return []
     registry = Registry()
-    context = quiet_context(base_dir=file.parent.absolute(), models=registry.resolve_model)
+    context = quiet_context(
+        base_dir=file.parent.absolute(), models=registry.resolve_model, backends=registry.backend
+    )
     spec = load_pipeline(text, name, registry, context, os.environ if env is None else env)
     findings = [
         problem(spec.tree, ("tests", index, *path), message)

@@ -92,6 +92,11 @@ class Registry:
         found: Path | None = self.hooks.hook.streamrnn_resolve_model(uri=uri, base_dir=base_dir)
         return found
 
+    def backend(self, name: str) -> Component | None:
+        """A backend by its type, loaded if a plugin provides it; None if there is none."""
+        self.load_for([name])
+        return self.find("backend", name)
+
     def find(self, kind: Kind, name: str) -> Component | None:
         """A component, or None."""
         found = self._components.get((kind, name))

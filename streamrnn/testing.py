@@ -155,7 +155,7 @@ def run_pipeline(
     for `${VAR}`, by default that of the process. Raises `ConfigError` or `ModelError`.
     """
     registry = registry or Registry()
-    context = context or quiet_context(models=registry.resolve_model)
+    context = context or quiet_context(models=registry.resolve_model, backends=registry.backend)
     if isinstance(pipeline, str):
         from streamrnn.config.load import load_pipeline
 

@@ -55,7 +55,10 @@ def test_default():
 @pytest.mark.parametrize(
     ("expression", "message"),
     [
-        ("stdin/formla/stdout", "no backend 'formla'; installed: formula, numpy; did you mean 'formula'?"),
+        (
+            "stdin/formla/stdout",
+            "installed: auto, formula, numpy; did you mean 'formula'?",
+        ),
         ("stdn/formula/stdout", "did you mean 'stdin'?"),
         ("stdin/formula/stdot", "did you mean 'stdout'?"),
         ("stdin/kafka/stdout", "'kafka' is planned, but does not exist yet"),

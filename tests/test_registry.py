@@ -63,7 +63,7 @@ def test_the_built_in_ones_come_down_the_same_road() -> None:
         ["csv", "jsonl", "msgpack"],
         ["log1p", "one_hot", "scale", "standardize", "vector", "vocab"],
         ["age", "every", "gap", "on_change", "on_value", "source_end"],
-        ["formula", "numpy"],
+        ["auto", "formula", "numpy"],
     ]
 
 

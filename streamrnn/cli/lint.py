@@ -13,6 +13,8 @@ from streamrnn.errors import ConfigError, Finding
 
 if TYPE_CHECKING:
     from streamrnn.backend import Fact
+    from streamrnn.config.spec import PipelineSpec
+    from streamrnn.context import Context
 
 _EXPLAIN = "Show how inputs, outputs and state of each model are understood."
 
@@ -34,6 +36,8 @@ def command(files: tuple[str, ...], style: str, explain: bool) -> None:
             spec, _, context = open_pipeline(file, registry)
             if explain:
                 facts[file] = explain_file(spec, context)
+            if spec.model.component.name == "auto" and style == "text":
+                _tell_choice(file, spec, context)
         except ConfigError as error:
             findings += error.findings
     if style == "json":
@@ -64,6 +68,14 @@ def _print(findings: Sequence[Finding], facts: Mapping[str, Sequence[Fact]], sty
         if len(facts) > 1:
             click.echo(f"{file}:")
         print_facts([astuple(fact) for fact in found])
+
+
+def _tell_choice(file: str, spec: PipelineSpec, context: Context) -> None:
+    """Which backend `auto` will try first."""
+    from streamrnn.auto import candidates
+
+    component, _ = next(candidates(spec.model.options, spec.given, context))  # type: ignore[arg-type]
+    click.echo(f"{file}: type: auto takes {component.name}", err=True)
 
 
 def _github(finding: Finding) -> str:

@@ -35,6 +35,8 @@ def command(file: str, quiet: bool) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     spec, registry, context = open_pipeline(file)
     pipeline = build_pipeline(spec, registry, context)
+    if not quiet and pipeline.info.backend != spec.model.component.name:
+        click.echo(f"type: {spec.model.component.name} takes {pipeline.info.backend}", err=True)
     stop = StopSignals()
     with Progress(context.clock, sys.stderr, quiet) as progress, few_collections():
         run(pipeline, lambda: stop.asked, progress.told)

@@ -18,7 +18,9 @@ def open_pipeline(
 ) -> tuple[PipelineSpec, Registry, Context]:
     """Read a pipeline file and what is needed to build it. Raises `ConfigError`."""
     registry = registry or Registry()
-    context = Context(base_dir=Path(file).parent.absolute(), models=registry.resolve_model)
+    context = Context(
+        base_dir=Path(file).parent.absolute(), models=registry.resolve_model, backends=registry.backend
+    )
     try:
         text = context.fs.read_bytes(Path(file))
     except OSError as error:

@@ -25,6 +25,7 @@ class Wrapper(Backend):
         self.inner = inner
         self.inputs, self.outputs, self.state = inner.inputs, inner.outputs, inner.state
         self.max_rows, self.make_slab = inner.max_rows, inner.make_slab
+        self.ragged, self.label = inner.ragged, inner.label
         self.scan = None if inner.scan is None else self._scan
         self.explain = inner.explain
 

@@ -10,7 +10,7 @@ import torch
 
 from streamrnn.errors import ModelError
 from streamrnn_torch.layers import ROWS, Lengths, Recurrent, load_layer, up
-from streamrnn_torch.runtime import OnDevice, first_bad
+from streamrnn_torch.runtime import OnDevice
 from streamrnn_torch.slab import host
 
 if TYPE_CHECKING:
@@ -89,23 +89,20 @@ class TorchLayers(OnDevice):
         values = {spec.name: self._sequence(spec, x[spec.name], valid, rows) for spec in self.inputs}
         states = {s.name: self._rows(state[s.name], rows) for s in self.state.tensors}
         lengths = Lengths(self._rows(np.asarray(lens, np.int64), rows, repeat=True), t)
-        finite = torch.ones((t, rows), dtype=torch.bool, device=self._device)
         new_state: Tensors = {}
         for layer in self._layers:
             if isinstance(layer, Recurrent):
                 values[layer.name] = layer.scan(values, states, new_state, lengths)
-                _note(finite, values[layer.name][:, : layer.width])
             else:
                 values[layer.name] = layer.forward(values)
         y = {name: values[of][:, :width] for name, (of, width) in self._outputs.items()}
-        for part in (*y.values(), *states.values()):  # a state that came in so shows in the first step
-            _note(finite, part)
-        bad_at = first_bad(finite[:, :n].cpu().numpy(), valid)
+        for part in y.values():
+            lengths.check(part)
         answers = {
             spec.name: host(y[spec.name].reshape(t, rows, -1)[:, :n].transpose(0, 1), spec.dtype)
             for spec in self.outputs
         }
-        return self._given_back(new_state, n), answers, bad_at
+        return self._given_back(new_state, n), answers, lengths.bad_at(n)
 
     def _given_back(self, state: Tensors, n: int) -> Arrays:
         """States as the slab takes them, true rows and widths only."""
@@ -149,11 +146,3 @@ class TorchLayers(OnDevice):
 
     def _tensor(self, array: Array, dtype: torch.dtype) -> torch.Tensor:
         return torch.from_numpy(np.array(array)).to(self._device, dtype)
-
-
-def _note(finite: torch.Tensor, values: torch.Tensor) -> None:
-    """Note in `finite` [t, rows] where values [t * rows, w], or [rows, w] of the first step, are not."""
-    good = torch.isfinite(values)
-    if not good.all():
-        found = good.all(dim=1).view(-1, finite.shape[1])
-        finite[: len(found)] &= found

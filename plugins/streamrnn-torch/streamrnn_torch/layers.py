@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -27,8 +28,11 @@ from streamrnn.layers.plan import (
     LinearPlan,
     RecurrentPlan,
 )
+from streamrnn_torch.runtime import first_bad
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from streamrnn.layers.weights import Weight
 
 Tensor = torch.Tensor
@@ -200,19 +204,25 @@ class Recurrent:
         x = values[self._of].view(lens.steps, lens.rows, -1)
         for cell in self.cells:
             states = [state[name] for name in cell.states]
+            for kept in states:  # what came in so shows in the first step
+                lens.check(kept)
             x, new = lens.run(cell, x, states)
+            lens.check(x.flatten(0, 1))
             new_state.update(zip(cell.states, new, strict=True))
         return x.flatten(0, 1)
 
 
 class Lengths:
-    """The steps of each row of a scan; `lens` int64 [rows], each at least 1 and at most `steps`."""
+    """The steps of each row of a scan, and which of them are found not finite.
+
+    `lens` int64 [rows], each at least 1 and at most `steps`.
+    """
 
     def __init__(self, lens: Tensor, steps: int) -> None:
         self.steps, self.rows = steps, len(lens)
         self._lens = lens
         self._equal = bool((lens == steps).all())
-        self._groups = None if self._equal else list(equal_groups(lens))
+        self._finite: Tensor | None = None
 
     def run(self, cell: Cell, x: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """As `Cell.run`; the states are those after each row's last step, what y is behind it is anything."""
@@ -224,10 +234,27 @@ class Lengths:
             return y, [y[self._lens - 1, torch.arange(self.rows, device=y.device)]]
         return self._run_groups(cell, x, states)
 
+    def check(self, values: Tensor) -> None:
+        """Note what is not finite in values [t * rows, w], or [rows, w] of the first step."""
+        good = torch.isfinite(values)
+        if not good.all():
+            if self._finite is None:
+                self._finite = good.new_ones((self.steps, self.rows))
+            found = good.all(dim=1).view(-1, self.rows)
+            self._finite[: len(found)] &= found
+
+    def bad_at(self, n: int) -> NDArray[np.int64]:
+        """int64 [n]: the first step of each of the first n rows where something was not finite, else -1."""
+        if self._finite is None:
+            return np.full(n, -1)
+        lens = self._lens[:n].cpu().numpy()
+        return first_bad(self._finite[:, :n].cpu().numpy(), np.arange(self.steps) < lens[:, None])
+
     def _run_groups(self, cell: Cell, x: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """By `equal_groups`; rows taken twice compute the same twice."""
-        y, now = x.new_zeros((self.steps, self.rows, cell.sizes[0])), cell.widen(states)
-        for rows, times in self._groups or ():
+        y = x.new_zeros((self.steps, self.rows, cell.sizes[0]))
+        now = [state.clone() for state in cell.widen(states)]
+        for rows, times in equal_groups(self._lens):
             steps, new = cell.run(x[times, rows], [state[rows] for state in now])
             y[times, rows] = steps
             for state, values in zip(now, new, strict=True):

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from streamrnn_torch.backend import TorchLayers
 from streamrnn_torch.models import build, describe
 from streamrnn_torch.options import TorchConfig
 from streamrnn_torch.runtime import THREAD_LIMIT
@@ -23,6 +24,7 @@ from streamrnn.conformance import check_light_import
 from streamrnn.context import Context
 from streamrnn.core.probe import ByRow, difference, probe
 from streamrnn.errors import ModelError, OptionError
+from streamrnn.layers.loading import LoadedModel
 from streamrnn.testing import run_pipeline
 
 ACTIVATIONS = [
@@ -134,6 +136,34 @@ def test_narrow_types_hand_over_float32(tmp_path: Path, dtype: str, tolerance: f
     x = np.random.default_rng(4).standard_normal((6, 5, *given["x"].shape)).astype(np.float32)
     for found, expected in zip(answers(ours, x), answers(theirs, x), strict=True):
         assert not difference(found, expected, tolerance)
+
+
+@pytest.mark.parametrize("own_slab", [False, True])
+def test_a_scan_of_whole_rows_does_not_write_to_its_state(own_slab: bool) -> None:
+    """Four rows of four units need no padding, so nothing is copied on the way in."""
+    weights = {"weight_ih_l0": [[0.1, 0.2]] * 16, "weight_hh_l0": [[0.3] * 4] * 16}
+    config = TorchConfig.model_validate({"layers": [{"type": "lstm", "hidden": 4, "weights": weights}]})
+    backend = TorchLayers(LoadedModel(config, X2, Context()), config, own_slab)
+    rows = ByRow(backend, 4)
+    state = rows.load({name: np.ones((4, 4), np.float32) for name in ("lstm0.h0", "lstm0.c0")}, 4)
+    backend.scan(state, {"x": np.ones((4, 3, 2), np.float32)}, np.array([3, 1, 2, 3]))
+    assert all((array == 1).all() for array in state.values())
+
+
+def test_bad_at_sees_a_lower_layer_that_the_upper_one_hides() -> None:
+    """relu lets the lower state overflow, tanh makes 1 of it."""
+    lower = {"weight_ih_l0": [[1e20, 0.0]], "weight_hh_l0": [[1e19]]}
+    upper = {"weight_ih_l0": [[1.0]], "weight_hh_l0": [[0.0]]}
+    layers = [
+        {"type": "rnn", "hidden": 1, "activation": "relu", "weights": lower},
+        {"type": "rnn", "hidden": 1, "weights": upper},
+    ]
+    backend = build(TorchConfig.model_validate({"layers": layers}), X2, Context())
+    state = {t.name: np.zeros((2, 1), np.float32) for t in backend.state.tensors}
+    x = np.array([[[1, 0]] * 3, [[1, 0], [0, 0], [0, 0]]], np.float32)
+    _, y, bad_at = backend.scan(state, {"x": x}, np.array([3, 1]))
+    assert bad_at.tolist() == [1, -1]
+    assert np.isfinite(y["y"][0, :2]).all()
 
 
 def problems_of(**options: Any) -> list[tuple[tuple[str | int, ...], str]]:

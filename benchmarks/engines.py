@@ -1,0 +1,166 @@
+"""The engine alone: `core.process` on columns, no JSON, against each library's own loop over single rows.
+
+`python -m benchmarks.engines ENGINE (ours|loop) MIX EVENTS FOLDER` prints one run's events per CPU second.
+A GRU of 64 over 16 numbers, 100,000 keys; every key is served once before the clock starts.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.workloads import draw_keys
+
+INPUTS, HIDDEN, KEYS, BATCH = 16, 64, 100_000, 1024
+MIXES = ("uniform", "zipf")
+GOALS = {("torch", "uniform"): 12.0, ("onnx", "uniform"): 12.0, ("onnx", "zipf"): 7.0}
+NEEDS = {"numpy": "numpy", "torch": "torch", "onnx": "onnxruntime"}
+
+Step = Callable[[Any, np.ndarray], Any]
+
+
+def weights_path(folder: Path) -> Path:
+    """The GRU's weights in PyTorch's initial range, made if absent."""
+    from safetensors.numpy import save_file
+
+    path = folder / "engine.safetensors"
+    if not path.exists():
+        rng, bound, rows = np.random.default_rng(1), HIDDEN**-0.5, 3 * HIDDEN
+        shapes = {"weight_ih_l0": (rows, INPUTS), "weight_hh_l0": (rows, HIDDEN)}
+        shapes |= {"bias_ih_l0": (rows,), "bias_hh_l0": (rows,)}
+        drawn = {f"rnn.{n}": rng.uniform(-bound, bound, s).astype(np.float32) for n, s in shapes.items()}
+        save_file(drawn, path)
+    return path
+
+
+def numpy_loop(weights: Path) -> Step:
+    """One row of a GRU in numpy, each weight matrix transposed once."""
+    from safetensors.numpy import load_file
+
+    w = load_file(weights)
+    wx, wh = (np.ascontiguousarray(w[f"rnn.weight_{part}_l0"].T) for part in ("ih", "hh"))
+    bx, bh, zero = w["rnn.bias_ih_l0"], w["rnn.bias_hh_l0"], np.zeros(HIDDEN, np.float32)
+
+    def step(h: Any, x: np.ndarray) -> Any:
+        h = zero if h is None else h
+        gx, gh = x @ wx + bx, h @ wh + bh
+        gates = 1 / (1 + np.exp(-(gx[: 2 * HIDDEN] + gh[: 2 * HIDDEN])))
+        new = np.tanh(gx[2 * HIDDEN :] + gates[:HIDDEN] * gh[2 * HIDDEN :])
+        return new + gates[HIDDEN:] * (h - new)
+
+    return step
+
+
+def torch_loop(weights: Path) -> Step:
+    """`nn.GRUCell` on one row under inference mode."""
+    import torch
+    from safetensors.torch import load_file
+
+    torch.set_num_threads(1)
+    cell = torch.nn.GRUCell(INPUTS, HIDDEN)
+    cell.load_state_dict({name[4:-3]: value for name, value in load_file(weights).items()})
+
+    @torch.inference_mode()
+    def step(h: Any, x: np.ndarray) -> Any:
+        return cell(torch.from_numpy(x)[None], h)
+
+    return step
+
+
+LOOPS: dict[str, Callable[[Path], Step]] = {"numpy": numpy_loop, "torch": torch_loop}
+
+
+def backend(engine: str, weights: Path) -> Any:
+    """The engine's backend, opened and found to be batch invariant."""
+    from streamrnn.backend import TensorSpec
+    from streamrnn.context import Context
+    from streamrnn.core.probe import probe, settle
+    from streamrnn.registry import Registry
+
+    registry = Registry()
+    registry.load_for([engine])
+    component = registry.find("backend", engine)
+    assert component is not None, registry.missing("backend", engine)
+    layers = [{"type": "gru", "hidden": HIDDEN, "weights": "rnn"}]
+    config = component.config.model_validate({"path": str(weights), "layers": layers})
+    made = component.resolve("build")(config, {"x": TensorSpec("x", (INPUTS,), "float64")}, Context())
+    made.open()
+    verdict = probe(made)
+    assert verdict.numerics == "batch_invariant", verdict.reasons
+    return settle(made, verdict)
+
+
+def stream(mix: str, events: int) -> tuple[list[str], np.ndarray]:
+    """Keys and inputs: every key once, and then the events that are timed."""
+    rng = np.random.default_rng(2)
+    drawn = np.concatenate([np.arange(KEYS), draw_keys(rng, KEYS, mix, events)])
+    rows = rng.standard_normal((len(drawn), INPUTS)).astype(np.float32)
+    return [f"key{key:08d}" for key in drawn.tolist()], rows
+
+
+def timed_loop(step: Step, keys: list[str], x: np.ndarray) -> float:
+    """CPU seconds of the loop behind the first event of every key."""
+    states: dict[str, Any] = {}
+    for key, row in zip(keys[:KEYS], x[:KEYS], strict=True):
+        states[key] = step(states.get(key), row)
+    rest, rows = keys[KEYS:], x[KEYS:]
+    start = time.process_time()
+    for key, row in zip(rest, rows, strict=True):
+        states[key] = step(states.get(key), row)
+    return time.process_time() - start
+
+
+def timed_core(model: Any, keys: list[str], x: np.ndarray) -> float:
+    """CPU seconds of `core.process` behind the first event of every key."""
+    from streamrnn.core import Core
+    from streamrnn.events import Batch
+
+    core = Core(model)
+    cuts = [slice(at, at + BATCH) for at in range(0, KEYS, BATCH)]
+    cuts[-1] = slice(cuts[-1].start, KEYS)
+    for cut in cuts:
+        core.process(Batch(keys[cut], {"x": x[cut]}))
+    batches = [
+        Batch(keys[at : at + BATCH], {"x": x[at : at + BATCH]}) for at in range(KEYS, len(keys), BATCH)
+    ]
+    start = time.process_time()
+    for batch in batches:
+        core.process(batch)
+    return time.process_time() - start
+
+
+def race(folder: Path, events: int, runs: int, measure: Callable[..., str]) -> Iterator[str]:
+    """A row for each engine and mix, the best of some runs; `measure` runs a module on one core."""
+    weights_path(folder)
+    for engine in LOOPS:
+        for mix in MIXES if find_spec(NEEDS[engine]) else ():
+            rates = {"ours": 0.0, "loop": 0.0}
+            for _ in range(runs):
+                for side in rates:
+                    told = measure("benchmarks.engines", engine, side, mix, str(events), str(folder))
+                    rates[side] = max(rates[side], float(told))
+            ratio, goal = rates["ours"] / rates["loop"], GOALS.get((engine, mix))
+            verdict = "" if goal is None else f"{goal:g}x {'met' if ratio >= goal else '**missed**'}"
+            ours, loop = rates.values()
+            yield f"| {engine} {mix} | {ours:,.0f} | {loop:,.0f} | {ratio:.1f}x | {verdict} |"
+
+
+def main() -> None:
+    """Serve once."""
+    engine, side, mix, events, folder = sys.argv[1:6]
+    weights, (keys, x) = weights_path(Path(folder)), stream(mix, int(events))
+    if side == "ours":
+        seconds = timed_core(backend(engine, weights), keys, x)
+    else:
+        seconds = timed_loop(LOOPS[engine](weights), keys, x)
+    print(int(events) / seconds)
+
+
+if __name__ == "__main__":
+    main()
