@@ -122,7 +122,7 @@ def value_at(names: Sequence[str], place: int) -> str:
 
 def letters(node: NodeProto) -> tuple[str, ...]:
     """The states of a recurrent node."""
-    return ("h", "c") if node.op_type == "LSTM" else ("h",)
+    return ("h", "c") if node.op_type.endswith("LSTM") else ("h",)
 
 
 def attribute(node: NodeProto, name: str, default: object) -> object:
