@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 Dim = int | str | None
 """A size, the symbol that stands for one, or neither."""
 
-RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
 KNOWN_TYPES = {
     1: "float32",
     2: "uint8",
