@@ -10,6 +10,7 @@ import numpy as np
 from streamrnn.backend import Backend, Description, Fact
 from streamrnn.errors import ModelError
 from streamrnn_onnx.axes import Layout
+from streamrnn_onnx.graph import mixing
 from streamrnn_onnx.session import one_line
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class OnnxBackend(Backend):
     ) -> None:
         self.inputs, self.outputs, self.state = description.inputs, description.outputs, description.state
         reading = plan.readings[0]
-        self.max_rows = reading.fixed_rows
+        self._fixed = reading.fixed_rows
+        self.max_rows = 1 if mixing(plan.graph.proto.graph) else self._fixed
         self._inputs, self._states = reading.inputs, reading.states
         self._axes = {tensor.name: tensor.batch_axis for tensor in self.state.tensors}
         self._after = {pair.name: pair.output.name for pair in plan.pairs}
@@ -103,22 +105,22 @@ class OnnxBackend(Backend):
     def call(self, state: Arrays, x: Arrays) -> tuple[Arrays, Arrays]:
         """Inputs and outputs [n, t, *shape], through the graph once."""
         n = self._count(state, x)
-        if self.max_rows is not None and n < self.max_rows:
-            index = np.minimum(np.arange(self.max_rows), n - 1)
+        if self._fixed is not None and n < self._fixed:
+            index = np.minimum(np.arange(self._fixed), n - 1)
             state, x = self._rows(state, index), {name: array[index] for name, array in x.items()}
         feeds = {layout.port.name: to_graph(x[layout.port.name], layout) for layout in self._inputs}
         for layout in self._states:
             array = state[layout.port.name]
             feeds[layout.port.name] = np.ascontiguousarray(array if layout.rows is not None else array[0])
         for constant in self._constants:
-            feeds[constant.port.name] = _spread(constant, self.max_rows or n)
+            feeds[constant.port.name] = _spread(constant, self._fixed or n)
         found = _run(self._session, self._asked, feeds)
         new_state = {}
         for layout in self._states:
             array = found[self._after[layout.port.name]]
             new_state[layout.port.name] = array if layout.rows is not None else array[None]
         y = {name: from_graph(found[layout.port.name], layout) for name, layout in self._answers.items()}
-        if n != (self.max_rows or n):
+        if n != (self._fixed or n):
             return self._rows(new_state, slice(0, n)), {name: array[:n] for name, array in y.items()}
         return new_state, y
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,7 +179,7 @@ class _Planner:
                 not isinstance(dim, int) and axis != layout.rows and layout.sizes[axis] > 1
                 for axis, dim in enumerate(layout.port.dims or ())
             )
-            if given is not None and (several or open_steps):
+            if given is not None and given.width == prod(layout.shape) and (several or open_steps):
                 text = (
                     f"an event's '{layout.port.name}' is {shown(layout.shape)}, maybe several steps, and the "
                     "graph's recurrent nodes begin anew in every call; write hidden_state: forget if an "

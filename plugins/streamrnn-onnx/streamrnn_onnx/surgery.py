@@ -14,15 +14,13 @@ import numpy as np
 
 from streamrnn_onnx.axes import EXPOSED
 from streamrnn_onnx.config import StateOptions
-from streamrnn_onnx.graph import KNOWN_TYPES, Graph, read_graph, title
+from streamrnn_onnx.graph import KNOWN_TYPES, Graph, Port, read_graph, title
 from streamrnn_onnx.pairing import Pair
-from streamrnn_onnx.recurrent import FINAL, INITIAL, SEQUENCE_LENS, Cells, letters, unfit, value_at
+from streamrnn_onnx.recurrent import SEQUENCE_LENS, STATES, Cells, unfit, value_at
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from onnx import GraphProto, ModelProto, NodeProto
-
-_ROWS_AXIS = 1
-"""Of h and c, in the layout that all these operators share: [directions, rows, hidden]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +38,15 @@ def find_hidden(cells: Cells, kept: Collection[str]) -> list[Hidden]:
     outer = {id(node) for node in cells.graph.proto.graph.node}
     found = []
     for number, node in enumerate(cells.nodes):
-        for letter in letters(node):
-            value = value_at(node.input, INITIAL[letter])
+        for letter, (place, after) in STATES[node.op_type].items():
+            value = value_at(node.input, place)
             decided_by = cells.depends_on(value) if value else set()
             if decided_by.isdisjoint(kept):
                 inner = id(node) not in outer
-                found.append(Hidden(number, letter, value, _obstacle(node, decided_by, inner)))
+                why = _obstacle(node, decided_by, inner)
+                if not why and "h" not in STATES[node.op_type] and not cells.graph.output(node.output[after]):
+                    why = f"{title(node)} keeps its state to itself; export it as an output"
+                found.append(Hidden(number, letter, value, why))
     return found
 
 
@@ -55,7 +56,7 @@ def _obstacle(node: NodeProto, decided_by: Collection[str], inner: bool) -> str 
         return f"{title(node)} computes its initial state from {names}, anew with every event"
     if inner:
         return f"{title(node)} is inside an If, Loop or Scan"
-    if value_at(node.input, SEQUENCE_LENS):
+    if "h" in STATES[node.op_type] and value_at(node.input, SEQUENCE_LENS):
         return f"{title(node)} is given sequence lengths"
     return unfit(node)
 
@@ -77,15 +78,14 @@ def expose(graph: Graph, cells: Cells, hidden: Sequence[Hidden]) -> tuple[Graph,
         old = cells.nodes[one.number]
         node = model.graph.node[own[id(old)]]
         name = _unused(f"{node.name or f'{node.op_type.lower()}{one.number}'}.{one.letter}", taken)
-        _set(node.input, INITIAL[one.letter], name)
-        after = value_at(node.output, FINAL[one.letter]) or _unused(f"{name}.next", taken)
-        _set(node.output, FINAL[one.letter], after)
-        hidden_size, element = _size_and_type(model.graph, node)
-        _add(model.graph, name, after, hidden_size, element)
-        made.append((name, after, _initial(graph, cells, one, hidden_size, element)))
-        changes.append(
-            f"initial_{one.letter} of {title(old)} is the input '{name}', its Y_{one.letter} is kept"
-        )
+        place, out = STATES[node.op_type][one.letter]
+        _set(node.input, place, name)
+        after = value_at(node.output, out) or _unused(f"{name}.next", taken)
+        _set(node.output, out, after)
+        sizes, element = _sizes_and_type(model.graph, node, graph.output(after))
+        _add(model.graph, name, after, sizes, element)
+        made.append((name, after, _initial(graph, cells, one, sizes, element)))
+        changes.append(f"{one.letter} of {title(old)} begins as the input '{name}' and ends as an output")
     exposed = read_graph(model)
     return exposed, [_pair(exposed, *names) for names in made], changes
 
@@ -97,7 +97,7 @@ def _pair(graph: Graph, name: str, after: str, initial: Any) -> Pair:
     options = StateOptions(
         input=name,
         output=after,
-        batch_axis=_ROWS_AXIS,
+        batch_axis=(before.dims or ()).index(None),
         init=np.asarray(initial, np.float64).tolist() if np.any(initial) else "zeros",
     )
     return Pair(before, output, EXPOSED, options)
@@ -116,39 +116,45 @@ def _set(names: Any, place: int, name: str) -> None:
     names[place] = name
 
 
-def _size_and_type(graph: GraphProto, node: NodeProto) -> tuple[int, int]:
-    """Hidden size and ONNX element type, from the recurrent weights R or the attribute."""
+def _sizes_and_type(
+    graph: GraphProto, node: NodeProto, after: Port | None
+) -> tuple[tuple[int | None, ...], int]:
+    """The sizes of a state with None for its rows, and its ONNX element type."""
+    if "h" not in STATES[node.op_type]:
+        assert after is not None, node.name
+        sizes = [dim if isinstance(dim, int) else 0 for dim in after.dims or ()]
+        return (None, *sizes[1:]), next(n for n, dtype in KNOWN_TYPES.items() if dtype == after.dtype)
     size = next((a.i for a in node.attribute if a.name == "hidden_size"), 0)
     for tensor in graph.initializer:
         if tensor.name == node.input[2]:
-            return size or tensor.dims[2], tensor.data_type
+            return (1, None, size or tensor.dims[2]), tensor.data_type
     for value in (*graph.value_info, *graph.input):
         if value.name in (node.input[2], node.input[0]) and value.type.tensor_type.elem_type:
-            return size, value.type.tensor_type.elem_type
-    return size, 1
+            return (1, None, size), value.type.tensor_type.elem_type
+    return (1, None, size), 1
 
 
-def _add(graph: GraphProto, before: str, after: str, size: int, element: int) -> None:
+def _add(graph: GraphProto, before: str, after: str, sizes: Sequence[int | None], element: int) -> None:
     import onnx
 
-    def info(name: str) -> Any:
-        return onnx.helper.make_tensor_value_info(name, element, (1, None, size))
-
-    graph.input.append(info(before))
+    graph.input.append(onnx.helper.make_tensor_value_info(before, element, sizes))
     if after not in {value.name for value in graph.output}:
-        graph.output.append(info(after))
+        graph.output.append(onnx.helper.make_tensor_value_info(after, element, sizes))
 
 
-def _initial(graph: Graph, cells: Cells, one: Hidden, size: int, element: int) -> Any:
-    """The constant [1, size] that a node begins with."""
+def _initial(
+    graph: Graph, cells: Cells, one: Hidden, sizes: Sequence[int | None], element: int
+) -> NDArray[Any]:
+    """The constant that a node begins with, without the axis of the rows."""
+    axis = sizes.index(None)
     if not one.value:
-        return np.zeros((1, size), KNOWN_TYPES.get(element, "float32"))
+        return np.zeros([size for size in sizes if size is not None], KNOWN_TYPES.get(element, "float32"))
     value = _compute(graph, cells, one.value)
-    rows = np.moveaxis(value, _ROWS_AXIS, 0) if value.ndim == 3 else value
-    if value.ndim != 3 or not (rows == rows[:1]).all():
+    rows: NDArray[Any] = np.moveaxis(value, axis, 0) if value.ndim == len(sizes) else value
+    if value.ndim != len(sizes) or not (rows == rows[:1]).all():
         node = title(cells.nodes[one.number])
         raise ValueError(f"{node} begins with a state of shape {value.shape} that differs from row to row")
-    return rows[0]
+    return np.asarray(rows[0])
 
 
 def _compute(graph: Graph, cells: Cells, name: str) -> Any:
