@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class OnnxBackend(Backend):
         self.original: Any = None
         """A session of the graph before its hidden state was exposed, if there was any."""
 
-    @property
+    @cached_property
     def has_steps(self) -> bool:
         """Whether every input and output has an axis of steps."""
         return all(layout.steps is not None for layout in (*self._inputs, *self._answers.values()))
@@ -114,7 +115,7 @@ class OnnxBackend(Backend):
             feeds[layout.port.name] = np.ascontiguousarray(array if layout.rows is not None else array[0])
         for constant in self._constants:
             feeds[constant.port.name] = _spread(constant, self._fixed or n)
-        found = _run(self._session, self._asked, feeds)
+        found = run(self._session, self._asked, feeds)
         new_state = {}
         for layout in self._states:
             array = found[self._after[layout.port.name]]
@@ -129,7 +130,7 @@ class OnnxBackend(Backend):
         feeds = {layout.port.name: to_graph(x[layout.port.name], layout) for layout in self._inputs}
         feeds |= {constant.port.name: _spread(constant, n) for constant in self._constants}
         names = list(dict.fromkeys(layout.port.name for layout in self._answers.values()))
-        found = _run(session, names, feeds)
+        found = run(session, names, feeds)
         return {name: from_graph(found[layout.port.name], layout) for name, layout in self._answers.items()}
 
     def _count(self, state: Arrays, x: Arrays) -> int:
@@ -139,7 +140,8 @@ class OnnxBackend(Backend):
         return int(state[name].shape[axis])
 
 
-def _run(session: Any, names: list[str], feeds: Arrays) -> Arrays:
+def run(session: Any, names: list[str], feeds: Arrays) -> Arrays:
+    """Values of the graph by name. Raises `ModelError` with what ONNX Runtime says."""
     if session is None:
         raise ModelError("the model is closed")
     try:
