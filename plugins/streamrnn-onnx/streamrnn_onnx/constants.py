@@ -18,6 +18,7 @@ _OPERATORS = frozenset(
     {"Cast", "Concat", "Constant", "ConstantOfShape", "Expand", "Gather", "Identity", "Reshape", "Shape"}
     | {"Slice", "Squeeze", "Transpose", "Unsqueeze"}
 )
+_ELEMENTWISE = frozenset({"Add", "Div", "Equal", "Max", "Min", "Mul", "Sub", "Where"})
 _SHAPE_PLACE = {"ConstantOfShape": 0, "Expand": 1}
 ELEMENTS_MAX = 1 << 24
 """Numbers in one state or input; far more than any that is kept for each of many keys."""
@@ -69,10 +70,15 @@ def _run(graph: Graph, node: NodeProto, values: dict[str, Any], name: str) -> di
     import onnx
     from onnx.reference import ReferenceEvaluator
 
-    if node.op_type not in _OPERATORS:
+    if node.op_type not in _OPERATORS | _ELEMENTWISE:
         raise ValueError(f"the initial state '{name}' needs {title(node)}, which is not computed beforehand")
     feeds = {read: values[read] for read in node.input if read in values}
     check_elements(sum(value.size for value in feeds.values()), name)
+    if node.op_type in _ELEMENTWISE:
+        try:
+            check_elements(prod(np.broadcast_shapes(*(value.shape for value in feeds.values()))), name)
+        except ValueError as error:
+            raise ValueError(f"the initial state '{name}': {title(node)}: {error}") from error
     place = _SHAPE_PLACE.get(node.op_type)
     if place is not None:
         wanted = values.get(node.input[place], np.zeros(0))
