@@ -101,8 +101,11 @@ class OnnxConfig(_Options):
     max_nodes: int = Field(
         default=100_000, ge=1, description="most nodes, those of subgraphs and functions included"
     )
+    max_memory_bytes: int = Field(
+        default=1 << 30, ge=1 << 28, description="memory that loading and a first step may take"
+    )
     first_step_s: float = Field(
-        default=20.0, gt=0, le=3600, description="longest time that loading and a first step may take"
+        default=4.0, gt=0, le=3600, description="longest time that loading and a first step may take"
     )
 
     @model_validator(mode="after")

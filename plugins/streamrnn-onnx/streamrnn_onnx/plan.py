@@ -17,6 +17,7 @@ from streamrnn.config.problems import suggest
 from streamrnn.errors import OptionError
 from streamrnn_onnx.axes import EXPOSED, Layout, Reading, find_readings
 from streamrnn_onnx.config import First, OnnxConfig
+from streamrnn_onnx.constants import ELEMENTS_MAX
 from streamrnn_onnx.graph import KNOWN_TYPES, Graph, Port, shown
 from streamrnn_onnx.pairing import Pair, Problem, pair_states
 from streamrnn_onnx.recurrent import Cells, unfit
@@ -133,6 +134,10 @@ class _Planner:
             found, problems = find_readings(config, data, self.pairs, widths)
             self.problems += problems
         for reading in found:
+            for layout in (*reading.inputs, *reading.states):
+                if prod(layout.shape) > ELEMENTS_MAX:
+                    text = f"'{layout.port.name}' {shown(layout.shape)} has more than {ELEMENTS_MAX} numbers"
+                    self.problems.append((("path",), text))
             self._check_states(reading)
             if exposed and config.hidden_state is None:
                 self._check_one_step(reading)

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from streamrnn_onnx.axes import EXPOSED
 from streamrnn_onnx.config import StateOptions
-from streamrnn_onnx.graph import KNOWN_TYPES, Graph, Port, read_graph, title
+from streamrnn_onnx.constants import check_elements, compute
+from streamrnn_onnx.graph import KNOWN_TYPES, Graph, Port, all_nodes, read_graph, title
 from streamrnn_onnx.pairing import Pair
 from streamrnn_onnx.recurrent import SEQUENCE_LENS, STATES, Cells, unfit, value_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from onnx import GraphProto, ModelProto, NodeProto
+    from onnx import GraphProto, NodeProto
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,29 @@ def expose(graph: Graph, cells: Cells, hidden: Sequence[Hidden]) -> tuple[Graph,
         _add(model.graph, name, after, sizes, element)
         made.append((name, after, _initial(graph, cells, one, sizes, element)))
         changes.append(f"{one.letter} of {title(old)} begins as the input '{name}' and ends as an output")
+    _prune(model.graph)
     exposed = read_graph(model)
     return exposed, [_pair(exposed, *names) for names in made], changes
+
+
+def _prune(graph: GraphProto) -> None:
+    """Take out what made the initial states, now that nobody reads them."""
+    makers = {name: node for node in graph.node for name in node.output if name}
+    needed: set[str] = set()
+    waiting = [value.name for value in graph.output]
+    while waiting:
+        name = waiting.pop()
+        node = makers.get(name)
+        if name not in needed and node is not None:
+            inner = [
+                read for a in node.attribute if a.HasField("g") for n in all_nodes(a.g) for read in n.input
+            ]
+            waiting += [*node.input, *inner]
+        needed.add(name)
+    kept = [node for node in graph.node if not needed.isdisjoint(node.output)]
+    if len(kept) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(kept)
 
 
 def _pair(graph: Graph, name: str, after: str, initial: Any) -> Pair:
@@ -146,46 +169,12 @@ def _initial(
     graph: Graph, cells: Cells, one: Hidden, sizes: Sequence[int | None], element: int
 ) -> NDArray[Any]:
     """The constant that a node begins with, without the axis of the rows."""
-    axis = sizes.index(None)
+    axis, node = sizes.index(None), cells.nodes[one.number]
     if not one.value:
+        check_elements(prod(size for size in sizes if size is not None), f"{one.letter} of {title(node)}")
         return np.zeros([size for size in sizes if size is not None], KNOWN_TYPES.get(element, "float32"))
-    value = _compute(graph, cells, one.value)
+    value = compute(graph, cells, one.value)
     rows: NDArray[Any] = np.moveaxis(value, axis, 0) if value.ndim == len(sizes) else value
     if value.ndim != len(sizes) or not (rows == rows[:1]).all():
-        node = title(cells.nodes[one.number])
-        raise ValueError(f"{node} begins with a state of shape {value.shape} that differs from row to row")
+        raise ValueError(f"{title(node)} begins with a state {value.shape} that differs from row to row")
     return np.asarray(rows[0])
-
-
-def _compute(graph: Graph, cells: Cells, name: str) -> Any:
-    """A value that depends on nothing but sizes, by ONNX's own reference implementation for one row."""
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    needed, waiting = set[str](), [name]
-    while waiting:
-        value = waiting.pop()
-        node = cells.producer(value)
-        if value not in needed and node is not None:
-            waiting += [read for read in node.input if read]
-        needed.add(value)
-    source = graph.proto
-    model: ModelProto = onnx.ModelProto(ir_version=source.ir_version)
-    model.opset_import.extend(source.opset_import)
-    model.graph.name = "initial"
-    model.graph.node.extend(n for n in source.graph.node if not needed.isdisjoint(n.output))
-    model.graph.initializer.extend(t for t in source.graph.initializer if t.name in needed)
-    read = [port for port in graph.inputs if port.name in needed]
-    model.graph.input.extend(v for v in source.graph.input if v.name in {port.name for port in read})
-    model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    feeds: dict[str, Any] = {}
-    for port in read:
-        sizes = [dim if isinstance(dim, int) else 1 for dim in port.dims or ()]
-        feeds[port.name] = np.zeros(sizes, port.dtype)
-    try:
-        (found,) = ReferenceEvaluator(model).run(None, feeds)
-    except Exception as error:
-        raise ValueError(
-            f"the initial state '{name}' cannot be computed: {type(error).__name__}: {error}"
-        ) from error
-    return np.asarray(found)

@@ -202,7 +202,7 @@ which one is reset half way, with what it was exported from over whole sequences
 
 def _cell(text: str) -> str:
     # How far numbers are apart is another on every machine.
-    text = re.sub(r" by up to \S+;", ";", text).replace("|", "\\|").replace("\n", " ")
+    text = re.sub(r" by up to [0-9.e+-]+", "", text).replace("|", "\\|").replace("\n", " ")
     return text if len(text) <= 220 else text[:217] + "..."
 
 
