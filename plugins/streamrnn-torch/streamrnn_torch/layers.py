@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from streamrnn.layers.plan import (
@@ -58,6 +59,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda x: torch.softmax(x, dim=1),
     "log_softmax": lambda x: torch.log_softmax(x, dim=1),
 }
+LAYERS: Mapping[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 OVER_ROWS = ("softmax", "log_softmax")
 
@@ -127,13 +129,13 @@ class Cell:
         self.kind, self.states = plan.kind, cell.states
         self.inputs = inputs
         projects = "weight_hr" in cell.weights
-        projects = "weight_hr" in cell.weights
         width = up(cell.width, INNER)
         # PyTorch wants a projection to be narrower than the hidden state.
         hidden = up(max(cell.hidden, width + 1), INNER) if projects else width
         self.sizes = (width, hidden)[: len(cell.states)]
         self._true = (cell.width, cell.hidden)
-        self._weights = self._padded({name: weights[weight] for name, weight in cell.weights.items()}, hidden)
+        named = {name: weights[weight] for name, weight in cell.weights.items()}
+        self._weights = self._packed(self._padded(named, hidden), hidden)
         self._biased = "bias_ih" in cell.weights
         name = f"rnn_{plan.activation}" if plan.kind == "rnn" else plan.kind
         self._call: Callable[..., Any] = getattr(torch, name)
@@ -163,20 +165,30 @@ class Cell:
             warnings.simplefilter("ignore")
             self.run(x, [x.new_zeros((ROWS, size)) for size in self.sizes])
 
-    def _padded(self, weights: Tensors, hidden: int) -> list[Tensor]:
-        """The weights in the order of PyTorch's calls, zeros added; padded units stay at zero for ever."""
-        gates, (own, width), made = GATES[self.kind], (self._true[1], self.sizes[0]), []
+    def _packed(self, weights: Tensors, hidden: int) -> list[Tensor]:
+        """The weights as PyTorch's layer holds them: in the order of its calls, for cuDNN at one place."""
+        like = weights["weight_ih"]
+        options: dict[str, Any] = {"bias": "bias_ih" in weights, "device": like.device, "dtype": like.dtype}
+        if "weight_hr" in weights:
+            options["proj_size"] = self.sizes[0]
+        layer = LAYERS[self.kind](like.shape[1], hidden, **options)
+        layer.load_state_dict({f"{name}_l0": weight for name, weight in weights.items()})
+        layer.requires_grad_(False).flatten_parameters()
+        return list(layer.all_weights[0])
+
+    def _padded(self, weights: Tensors, hidden: int) -> Tensors:
+        """The weights with zeros added; padded units stay at zero for ever."""
+        gates, (own, width), made = GATES[self.kind], (self._true[1], self.sizes[0]), Tensors()
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             if name in weights:
                 part = weights[name].reshape(gates, own, -1)
                 inner = {"weight_ih": up(self.inputs, INNER), "weight_hh": width}.get(name, 1)
                 grown = part.new_zeros((gates, hidden, inner))
                 grown[:, :own, : part.shape[2]] = part
-                made.append(grown.flatten(0, 1) if name.startswith("weight") else grown.flatten())
+                made[name] = grown.flatten(0, 1) if name.startswith("weight") else grown.flatten()
         if "weight_hr" in weights:
-            grown = made[0].new_zeros((width, hidden))
-            grown[: self._true[0], :own] = weights["weight_hr"]
-            made.append(grown)
+            made["weight_hr"] = made["weight_ih"].new_zeros((width, hidden))
+            made["weight_hr"][: self._true[0], :own] = weights["weight_hr"]
         return made
 
 
