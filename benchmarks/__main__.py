@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import engines, latency
@@ -36,7 +35,6 @@ GOALS = {
     ("W2", "hot"): 1.0,
 }
 LATENCY_GOAL = 1.5
-TILES = (1, 8)
 SHOWN = ("read", "decode", "event", "core", "of it the model", "encode", "format", "write")
 
 
@@ -66,47 +64,34 @@ def by_hand(stack: str, workload: Workload, model: Path, events: Path, out: Path
     return int(count) / float(seconds)
 
 
-def by_us(workload: Workload, model: Path, events: Path, out: Path, tile_rows: int) -> dict[str, float]:
+def by_us(workload: Workload, model: Path, events: Path, out: Path) -> dict[str, float]:
     """Events per CPU second of a pipeline, and nanoseconds per event of each stage."""
     file = out.with_suffix(".yaml")
-    file.write_text(pipeline_text(workload, model, events, str(out), tile_rows))
+    file.write_text(pipeline_text(workload, model, events, str(out)))
     told = json.loads(on_one_core("benchmarks.ours", str(file)))
     stages = {name: 1e9 * seconds / told["events"] for name, seconds in told["stages"].items()}
     return {"events/s": told["events"] / told["cpu_s"], **stages}
 
 
-def race(
-    workload: Workload, mix: str, folder: Path, events: int, runs: int, costs: list[str]
-) -> Iterator[str]:
-    """The rows of one stream: every stack in turn, the best of some runs each.
-
-    What each stage took goes to `costs`, for the first of the tile sizes.
-    """
+def race(workload: Workload, mix: str, folder: Path, events: int, runs: int, costs: list[str]) -> str:
+    """The row of one stream: every stack in turn, the best of some runs each. The stages go to `costs`."""
     model, stream = weights_path(folder, workload), events_path(folder, workload, mix, events)
     out = folder / "out.jsonl"
     hand: dict[str, float] = {}
-    ours: dict[int, dict[str, float]] = {}
+    ours: dict[str, float] = {}
     for _ in range(runs):
         for stack in installed():
             hand[stack] = max(hand.get(stack, 0), by_hand(stack, workload, model, stream, out))
-        for tile in TILES:
-            found = by_us(workload, model, stream, out, tile)
-            if found["events/s"] > ours.get(tile, {}).get("events/s", 0):
-                ours[tile] = found
+        found = by_us(workload, model, stream, out)
+        if found["events/s"] > ours.get("events/s", 0):
+            ours = found
     best = max(hand, key=lambda name: hand[name] if name != "bytewax" else 0)
     goal = GOALS.get((workload.name, mix))
-    for tile, found in ours.items():
-        ratio = found["events/s"] / hand[best]
-        verdict = (
-            "" if goal is None or tile != TILES[0] else f"{goal}x {'met' if ratio >= goal else '**missed**'}"
-        )
-        others = ", ".join(f"{name} {rate:,.0f}" for name, rate in hand.items())
-        yield (
-            f"| {workload.name} {mix} | {tile} | {found['events/s']:,.0f} | {others} "
-            f"| {ratio:.1f}x {best} | {verdict} |"
-        )
-    spent = ours[TILES[0]]
-    costs.append(f"| {workload.name} {mix} | " + " | ".join(f"{spent.get(s, 0):,.0f}" for s in SHOWN) + " |")
+    ratio = ours["events/s"] / hand[best]
+    verdict = "" if goal is None else f"{goal}x {'met' if ratio >= goal else '**missed**'}"
+    others = ", ".join(f"{name} {rate:,.0f}" for name, rate in hand.items())
+    costs.append(f"| {workload.name} {mix} | " + " | ".join(f"{ours.get(s, 0):,.0f}" for s in SHOWN) + " |")
+    return f"| {workload.name} {mix} | {ours['events/s']:,.0f} | {others} | {ratio:.1f}x {best} | {verdict} |"
 
 
 def main() -> None:
@@ -129,14 +114,14 @@ def main() -> None:
             print(row, flush=True)
         return
     costs: list[str] = []
-    print("| stream | tile_rows | streamrnn, events per CPU s | by hand | ratio to the best | goal |")
-    print("|---|---|---|---|---|---|")
+    print("| stream | streamrnn, events per CPU s | by hand | ratio to the best | goal |")
+    print("|---|---|---|---|---|")
     for name in given.only:
         for mix in given.mixes:
             if WORKLOADS[name].keys > 10_000 and mix == "hot":
                 continue
-            for row in race(WORKLOADS[name], mix, given.folder, given.events, given.runs, costs):
-                print(row, flush=True)
+            row = race(WORKLOADS[name], mix, given.folder, given.events, given.runs, costs)
+            print(row, flush=True)
     print(f"\nWhere the time goes, CPU ns per event:\n\n| stream | {' | '.join(SHOWN)} |")
     print("|---" * (len(SHOWN) + 1) + "|")
     print("\n".join(costs))

@@ -78,7 +78,7 @@ def draw_keys(rng: np.random.Generator, keys: int, mix: str, events: int) -> np.
     return rng.choice(keys, events, p=share / share.sum())
 
 
-def pipeline_text(workload: Workload, model: Path, events: Path, out: str, tile_rows: int = 1) -> str:
+def pipeline_text(workload: Workload, model: Path, events: Path, out: str) -> str:
     """The pipeline file that serves a stream."""
     features = (
         f"[{{fields: [{', '.join(NAMES)}]}}]"
@@ -93,7 +93,6 @@ event: {{key: key, inputs: {{x: {features}}}}}
 model:
   type: numpy
   path: {model}
-  tile_rows: {tile_rows}
   layers:
     - {{type: lstm, hidden: {workload.hidden}, weights: rnn}}
     - {{type: linear, out: {OUTPUTS}, weights: head}}

@@ -107,6 +107,9 @@ class Backend(Protocol):
     int64 [n] is the first step whose state or output is not finite, -1 if none.
     """
 
+    ragged: bool = False
+    """Whether padding costs a scan next to nothing, so that lengths in one may differ a lot."""
+
     make_slab: Callable[[int], Slab] | None = None
     """`make_slab(capacity)`: a slab of the backend's own, for states that live on a device."""
 

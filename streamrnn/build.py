@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from streamrnn.rejects import RejectFile, RejectLog
 if TYPE_CHECKING:
     from streamrnn.backend import Backend, TensorSpec
     from streamrnn.context import Context
+    from streamrnn.events import Block, Columns
     from streamrnn.ports import Codec, Framer, Sink, Source
     from streamrnn.registry import Registry
     from streamrnn.rules import Feature, ResetRule
@@ -68,8 +69,7 @@ def _parts(
     core = Core(backend, rules, elapsed_features(spec, context), core_limits(spec))
     decoder: Codec = _build(spec.decode, context)
     encoder: Codec = _build(spec.encode, context)
-    verbatim = tuple(path for path in spec.file.encode.include if path not in stage.fields)
-    decode = decoder.decoder(stage.fields, verbatim)
+    decode = _decode(decoder, spec, stage)
     source = source or _build(spec.source, context, _framing(decoder, limits.max_line_bytes))
     opened.callback(source.close)
     sink = sink or _build(spec.sink, context)
@@ -207,17 +207,18 @@ def _readings(items: list[Item], context: Context) -> list[Reading]:
             readings.append(Reading((), place))
             continue
         has_missing = item.missing is not REFUSE_MISSING
-        numeric = item.encoder is not None and getattr(item.encoder.options, "takes", "") == "numbers"
-        width = len(item.fields)
+        takes = getattr(item.encoder.options, "takes", "") if item.encoder else ""
+        numeric, width = takes == "numbers", len(item.fields)
         if item.encoder and numeric:
             encoder: Feature | None = _features([item.encoder], width, context)[0]
         else:
             encoder = _build(item.encoder, context) if item.encoder else None
         if item.encoder:
             width = item.encoder.options.width(width)  # type: ignore[attr-defined]
+        length = width if takes == "list" else 0
         then = tuple(_features(item.then, width, context))
         missing = item.missing if has_missing else None
-        readings.append(Reading(item.fields, place, missing, has_missing, encoder, numeric, then))
+        readings.append(Reading(item.fields, place, missing, has_missing, encoder, numeric, length, then))
     return readings
 
 
@@ -253,6 +254,16 @@ def _chain(steps: list[Feature]) -> Any:
         return values
 
     return then
+
+
+def _decode(codec: Codec, spec: PipelineSpec, stage: EventStage) -> Callable[[Block], Columns]:
+    """From blocks to fields; as arrays of numbers, where the codec can and they are nothing else."""
+    include = spec.file.encode.include
+    verbatim = tuple(path for path in include if path not in stage.fields)
+    if decoder := getattr(codec, "array_decoder", None):
+        arrays = {path: shape for path, shape in stage.arrays.items() if path not in include}
+        return decoder(stage.fields, verbatim, arrays)  # type: ignore[no-any-return]
+    return codec.decoder(stage.fields, verbatim)
 
 
 def _framing(codec: Codec, max_record_bytes: int) -> Any:

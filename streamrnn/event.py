@@ -30,7 +30,8 @@ class Reading:
     """How one item of an input is made: fields, what stands for a missing one, encoder, what follows it.
 
     `encoder` None means numbers as they are; `place` is the item's columns in the input. Without `fields`
-    the columns are left for the core to fill in.
+    the columns are left for the core to fill in. `list_length` is that of the lists that the encoder takes,
+    0 if it does not take lists alone.
     """
 
     fields: tuple[str, ...]
@@ -39,7 +40,15 @@ class Reading:
     has_missing: bool = False
     encoder: Feature | None = None
     takes_numbers: bool = False
+    list_length: int = 0
     then: tuple[Feature, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """() if each field must be a number, (k,) if a list of k numbers, None if it may be anything else."""
+        if self.list_length:
+            return (self.list_length,)
+        return () if self.encoder is None or self.takes_numbers else None
 
     def encode(self, columns: Columns, refused: dict[int, str]) -> Array:
         """[n, width] of this item."""
@@ -148,6 +157,16 @@ class EventStage:
         read = [path for items in self.inputs.values() for item in items for path in item.fields]
         time = [self.time.field] if self.time else []
         return tuple(dict.fromkeys([*self.key_fields, *time, *read, *self.rule_fields]))
+
+    @property
+    def arrays(self) -> dict[str, tuple[int, ...]]:
+        """The paths that are looked at as numbers alone, with their shapes."""
+        read = [
+            (path, item.shape) for items in self.inputs.values() for item in items for path in item.fields
+        ]
+        other = {*self.key_fields, *([self.time.field] if self.time else []), *self.rule_fields}
+        shapes = {path: shape for path, shape in read if shape is not None and path not in other}
+        return {path: shape for path, shape in shapes.items() if {s for p, s in read if p == path} == {shape}}
 
     def read(self, columns: Columns, block: Block) -> tuple[Batch, IntArray, dict[int, str]]:
         """A batch, int64 [m] which record each of its events is, and the refused records with the reason."""

@@ -40,7 +40,13 @@ class Framer(Protocol):
 
 
 class Codec(Protocol):
-    """Bytes to columns and back; built from the `decode` or the `encode` section."""
+    """Bytes to columns and back; built from the `decode` or the `encode` section.
+
+    One method is optional: `array_decoder(fields, verbatim, arrays)` is asked for instead of `decoder`, where
+    `arrays` maps fields that only matter as numbers to their shapes: () for a number, (k,) for a list of k.
+    It may give those as float64 arrays [n, *shape], where every record has such numbers, and need not
+    tell 1 from 1.0.
+    """
 
     def framer(self, max_record_bytes: int, position: int = 0) -> Framer:
         """A new framer for a stream that begins at `position`."""

@@ -191,7 +191,9 @@ def random_model(
         {"type": "linear", "out": out, "activation": HEADS[seed % len(HEADS)], "weights": head},
     ]
     given = {"id": TensorSpec("id", (2,), "int64"), "num": TensorSpec("num", (width,), "float64")}
-    return build(NumpyConfig.model_validate({"layers": layers, **more}), given, Context())
+    backend = build(NumpyConfig.model_validate({"layers": layers, **more}), given, Context())
+    backend.open()
+    return backend
 
 
 def random_rows(

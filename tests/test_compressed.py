@@ -125,6 +125,7 @@ def test_a_compressed_pipe() -> None:
         gzip.compress(os.urandom(300_000), 0),
         b"".join(gzip.compress(b"%d" % n) for n in range(3000)),
     ],
+    ids=["empty", "one", "several", "padded", "stored", "many"],  # the bytes tell the time, and name no test
 )
 def test_members(data: bytes, size: int) -> None:
     assert unpack(data, size if len(data) < 100_000 else max(size, 1000)) == (gzip.decompress(data), "end")

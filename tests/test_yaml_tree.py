@@ -193,7 +193,11 @@ def test_bytes_that_are_not_utf_8() -> None:
 BOMB = "a: &a [x, x]\n" + "".join(f"b{n}: &b{n} [*a, *a]\n" for n in range(20_000))
 HOSTILE = [
     ("a: " + "[" * 100_000, f"more than {DEPTH_MAX} collections inside each other"),
-    ("{" * 100_000, "expected a text as key, found a mapping"),
+    # libyaml counts levels itself since 0.2.6, and gets there before the second mapping is seen as a key.
+    (
+        "{" * 100_000,
+        f"expected a text as key, found a mapping|more than {DEPTH_MAX} collections inside each other",
+    ),
     ("- " * 100_000, f"more than {DEPTH_MAX} collections inside each other"),
     ("? " * 100_000, "expected a text as key, found a mapping"),
     ("a: 1\n" * 400_000, f"2000000 bytes; a pipeline file has at most {BYTES_MAX}"),
@@ -213,7 +217,7 @@ def test_hostile_files_are_refused_at_once(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(text, "f")
     assert time.perf_counter() - start < 0.3
-    assert caught.value.findings[0].message == message
+    assert caught.value.findings[0].message in message.split("|")
     assert len(caught.value.findings) <= 100
 
 

@@ -102,9 +102,10 @@ def numpy_model(seed: int) -> Backend:
     for name, shape in (("weight_ih_l0", (rows, 2)), ("weight_hh_l0", (rows, hidden))):
         layer["weights"][name] = rng.normal(size=shape).tolist()
     head = {"type": "linear", "out": 3, "weights": {"weight": rng.normal(size=(3, hidden)).tolist()}}
-    config = {"layers": [layer, {**head, "activation": "softmax"}], "tile_rows": [1, 8][seed % 2]}
+    config = {"layers": [layer, {**head, "activation": "softmax"}], "tile_rows": [1, 8, None][seed % 3]}
     backend = build(NumpyConfig.model_validate(config), GIVEN, Context())
     backend.inputs = (TensorSpec("x", (2,), "float32"),)
+    backend.open()
     return backend
 
 

@@ -7,52 +7,64 @@ where it is exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrnn.backends.activations import ACTIVATIONS
-from streamrnn.backends.tiles import TiledMatrix
+from streamrnn.backends.products import Product
 
 Array = NDArray[Any]
 Weights = Mapping[str, Array]
 """weight_ih [gates*hidden, inputs], weight_hh [gates*hidden, h], bias_ih and bias_hh [gates*hidden]; for a
 projection weight_hr [h, hidden]."""
+MakeProduct = Callable[[Array], Product]
+"""From a matrix [inputs, columns] to the product with it."""
+
+
+GATES_MAX = 1 << 17
+"""Numbers in the gates of one call: a quarter of a megabyte of float32, which the second-level cache holds
+beside the weights."""
 
 
 class Cell(Protocol):
     """The recurrent part of a layer; `states` are arrays [n, size], h first."""
 
+    rows: int
+    """How many rows to project and advance at a time, at most."""
+
     def project(self, x: Array) -> Array:
-        """The share of the gates that depends on the input alone: x [n, inputs] to [n, gates*hidden]."""
+        """The share of the gates that depends on the input alone: x [n, inputs] to [n, gates*hidden].
+
+        The next call overwrites it.
+        """
         ...
 
     def advance(self, gates: Array, *states: Array) -> tuple[Array, ...]:
-        """One step: new states from the projected input, which is overwritten, and the old ones."""
+        """One step: new states from the projected input, which may be overwritten, and the old ones."""
         ...
 
 
 class RnnCell:
     """h' = activation(W_ih x + b_ih + W_hh h + b_hh)."""
 
-    def __init__(self, weights: Weights, tile_rows: int, activation: str) -> None:
-        self._input = _Projection(weights["weight_ih"].T, _bias(weights), tile_rows)
-        self._recurrent = TiledMatrix(weights["weight_hh"].T, tile_rows)
+    def __init__(self, weights: Weights, product: MakeProduct, activation: str) -> None:
+        self._input = _Projection(weights["weight_ih"].T, _bias(weights), product)
+        self._recurrent = product(weights["weight_hh"].T)
         self._activation = ACTIVATIONS[activation]
-        self.project = self._input.project
+        self.project, self.rows = self._input.project, self._input.rows
 
     def advance(self, gates: Array, *states: Array) -> tuple[Array, ...]:
         """See `Cell.advance`."""
-        gates += self._recurrent(states[0])
-        return (self._activation(gates),)
+        return (self._activation(gates + self._recurrent(states[0])),)
 
 
 class LstmCell:
     """c' = f c + i g and h' = o tanh(c'), times W_hr if there is a projection."""
 
-    def __init__(self, weights: Weights, tile_rows: int) -> None:
+    def __init__(self, weights: Weights, product: MakeProduct) -> None:
         self._hidden = hidden = len(weights["weight_hh"]) // 4
         self._half = _half(weights)
         # From i, f, g, o to i, f, o, g: the three sigmoids side by side.
@@ -61,17 +73,18 @@ class LstmCell:
             for name, weight in weights.items()
             if name != "weight_hr"
         }
-        self._input = _Projection(arranged["weight_ih"].T, _bias(arranged), tile_rows)
-        self._recurrent = TiledMatrix(arranged["weight_hh"].T, tile_rows)
+        self._input = _Projection(arranged["weight_ih"].T, _bias(arranged), product)
+        self._recurrent = product(arranged["weight_hh"].T)
+        self._room = self._input.room()
         projected = weights.get("weight_hr")
-        self._shrink = None if projected is None else TiledMatrix(projected.T, tile_rows)
-        self.project = self._input.project
+        self._shrink = None if projected is None else product(projected.T)
+        self.project, self.rows = self._input.project, self._input.rows
 
     def advance(self, gates: Array, *states: Array) -> tuple[Array, ...]:
         """See `Cell.advance`."""
         h, c = states
         size = self._hidden
-        gates += self._recurrent(h)
+        gates += self._recurrent(h, self._room)
         np.tanh(gates, out=gates)
         sigmoids = gates[:, : 3 * size]
         np.multiply(sigmoids, self._half, out=sigmoids)
@@ -86,23 +99,25 @@ class LstmCell:
 class GruCell:
     """h' = (1 - z) n + z h, with n = tanh(W_in x + b_in + r (W_hn h + b_hn))."""
 
-    def __init__(self, weights: Weights, tile_rows: int) -> None:
+    def __init__(self, weights: Weights, product: MakeProduct) -> None:
         self._hidden = hidden = len(weights["weight_hh"]) // 3
         self._half = _half(weights)
         arranged = {
             name: _arrange(weight, hidden, (0, 1, 2), (0.5, 0.5, 1.0)) for name, weight in weights.items()
         }
         self._new_bias, bias = _split_bias(arranged, hidden)
-        self._input = _Projection(arranged["weight_ih"].T, bias, tile_rows)
-        self._recurrent = TiledMatrix(arranged["weight_hh"].T, tile_rows)
-        self.project = self._input.project
+        self._input = _Projection(arranged["weight_ih"].T, bias, product)
+        self._recurrent = product(arranged["weight_hh"].T)
+        self._room = self._input.room()
+        self.project, self.rows = self._input.project, self._input.rows
 
     def advance(self, gates: Array, *states: Array) -> tuple[Array, ...]:
         """See `Cell.advance`."""
         (h,) = states
         size = self._hidden
-        recurrent = self._recurrent(h)
-        reset_update = gates[:, : 2 * size] + recurrent[:, : 2 * size]
+        recurrent = self._recurrent(h, self._room)
+        reset_update = recurrent[:, : 2 * size]
+        reset_update += gates[:, : 2 * size]
         reset, update = _sigmoid_halves(reset_update, size, self._half)
         new = recurrent[:, 2 * size :] + self._new_bias
         new *= reset
@@ -117,16 +132,16 @@ class ResetBeforeGruCell:
     it keeps the old state.
     """
 
-    def __init__(self, weights: Weights, tile_rows: int) -> None:
+    def __init__(self, weights: Weights, product: MakeProduct) -> None:
         self._hidden = hidden = len(weights["weight_hh"]) // 3
         self._half = _half(weights)
         arranged = {
             name: _arrange(weight, hidden, (0, 1, 2), (0.5, 0.5, 1.0)) for name, weight in weights.items()
         }
-        self._input = _Projection(arranged["weight_ih"].T, _bias(arranged), tile_rows)
-        self._recurrent = TiledMatrix(arranged["weight_hh"][: 2 * hidden].T, tile_rows)
-        self._recurrent_new = TiledMatrix(arranged["weight_hh"][2 * hidden :].T, tile_rows)
-        self.project = self._input.project
+        self._input = _Projection(arranged["weight_ih"].T, _bias(arranged), product)
+        self._recurrent = product(arranged["weight_hh"][: 2 * hidden].T)
+        self._recurrent_new = product(arranged["weight_hh"][2 * hidden :].T)
+        self.project, self.rows = self._input.project, self._input.rows
 
     def advance(self, gates: Array, *states: Array) -> tuple[Array, ...]:
         """See `Cell.advance`."""
@@ -139,13 +154,19 @@ class ResetBeforeGruCell:
 
 
 class _Projection:
-    def __init__(self, matrix: Array, bias: Array, tile_rows: int) -> None:
-        self._matrix = TiledMatrix(matrix, tile_rows)
+    def __init__(self, matrix: Array, bias: Array, product: MakeProduct) -> None:
+        self._product = product(matrix)
         self._bias = bias
+        self.rows = max(GATES_MAX // matrix.shape[1] & -8, 64)
+        self._gates = self.room()
+
+    def room(self) -> Array:
+        """Memory for the gates of `rows` rows."""
+        return np.empty((self.rows, len(self._bias)), self._bias.dtype)
 
     def project(self, x: Array) -> Array:
         """See `Cell.project`."""
-        gates = self._matrix(x)
+        gates = self._product(x, self._gates)
         gates += self._bias
         return gates
 

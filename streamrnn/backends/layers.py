@@ -1,12 +1,14 @@
 """The `numpy` backend: planned layers with their weights, stepped or scanned in batch-invariant form.
 
-Activations between layers are [rows, width], C-contiguous. In a scan the rows are time-major, t times n of
-them, with the longest rows first, so that the rows still running at a step are a prefix.
+Activations between layers are [rows, width], C-contiguous. In a scan they are packed: the events of all rows
+that run at the first step, then of those that run at the second, and so on, with the longest rows first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +16,9 @@ from numpy.typing import NDArray
 
 from streamrnn.backend import Backend, TensorSpec
 from streamrnn.backends.activations import ACTIVATIONS
-from streamrnn.backends.cells import Cell, GruCell, LstmCell, ResetBeforeGruCell, RnnCell
-from streamrnn.backends.tiles import BLAS_LIMIT, TiledMatrix
+from streamrnn.backends.blas import BLAS_LIMIT
+from streamrnn.backends.cells import Cell, GruCell, LstmCell, MakeProduct, ResetBeforeGruCell, RnnCell
+from streamrnn.backends.products import Product
 from streamrnn.builtins.numpy_layers import NumpyConfig
 from streamrnn.errors import ModelError
 from streamrnn.layers.loading import LoadedModel
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-FORMULAS = "numpy layers 1"
+FORMULAS = "numpy layers 2"
 """Part of the fingerprint: counts up when the same weights would give other bits."""
 
 
@@ -49,13 +52,20 @@ def build(config: NumpyConfig, given: Mapping[str, TensorSpec], context: Context
 class NumpyBackend(Backend):
     """A model of planned layers; see `streamrnn.backend.Backend`."""
 
-    def __init__(self, model: LoadedModel, tile_rows: int) -> None:
-        plan = model.plan
-        self._layers = tuple(_load_layer(layer, model.weights, tile_rows) for layer in plan.layers)
+    ragged = True
+
+    def __init__(self, model: LoadedModel, tile_rows: int | None) -> None:
+        plan, products = model.plan, list[Product]()
+
+        def product(matrix: Array) -> Product:
+            products.append(Product(matrix, tile_rows))
+            return products[-1]
+
+        self._layers = tuple(_load_layer(layer, model.weights, product) for layer in plan.layers)
         self._outputs = plan.outputs
         self.inputs = plan.description.inputs
         self.outputs = plan.description.outputs
-        self.state = model.state(FORMULAS, tile_rows)
+        self.state = model.state(FORMULAS, [made.tile_rows for made in products])
         self._holds_limit = False
 
     def open(self, device: str = "cpu", threads: int = 1) -> None:
@@ -107,27 +117,30 @@ def _quiet() -> np.errstate:
 
 
 class _Run:
-    """The rows of one scan, longest first, and what was found not finite in them."""
+    """The rows of one scan, longest first, and what was found not finite in them.
+
+    Their events are packed, step after step: `active` int is how many rows run at each step, `total` the sum.
+    """
 
     def __init__(self, lens: IntArray, steps: int) -> None:
-        self.rows = len(lens)
-        self._steps = steps
+        self.rows, self._steps = len(lens), steps
         self.order = np.argsort(-lens, kind="stable")
         self._lens = lens[self.order]
         self._running = np.arange(steps)[:, None] < self._lens
         self.active: list[int] = [count for count in self._running.sum(axis=1).tolist() if count]
+        self.total = sum(self.active)
         self._finite = np.ones((steps, self.rows), dtype=np.bool_)
 
     def gather(self, x: Array, dtype: str) -> Array:
-        """[n, t, w] to [t*n, w], zeros past a row's length, where indices may be anything."""
-        sorted_x = x[self.order].transpose(1, 0, 2)
-        kept = np.where(self._running[:, :, None], sorted_x, 0)
-        return np.ascontiguousarray(kept, dtype).reshape(-1, x.shape[2])
+        """[n, t, w] to [total, w]."""
+        return np.ascontiguousarray(x[self.order].transpose(1, 0, 2)[self._running], dtype)
 
     def scatter(self, y: Array) -> Array:
-        """[t*n, w] to [n, t, w]."""
+        """[total, w] to [n, t, w], zeros past a row's length."""
+        sorted_y = np.zeros((self._steps, self.rows, y.shape[1]), y.dtype)
+        sorted_y[self._running] = y
         out = np.empty((self.rows, self._steps, y.shape[1]), y.dtype)
-        out[self.order] = y.reshape(self._steps, self.rows, -1).transpose(1, 0, 2)
+        out[self.order] = sorted_y.transpose(1, 0, 2)
         return out
 
     def restore(self, sorted_rows: Array) -> Array:
@@ -137,11 +150,14 @@ class _Run:
         return out
 
     def check(self, values: Array) -> None:
-        """Note the steps whose numbers are not all finite; values [t*n, w], or [n, w] for the first step."""
+        """Note the steps whose numbers are not all finite; values [total, w]."""
         finite = np.isfinite(values)
         if not finite.all():
-            found = finite.all(axis=1).reshape(-1, self.rows)
-            self._finite[: len(found)] &= found
+            self._finite[self._running] &= finite.all(axis=1)
+
+    def check_first(self, states: Array) -> None:
+        """Note the rows that begin with a state that is not finite; states [n, size], longest first."""
+        self._finite[0] &= np.isfinite(states).all(axis=1)
 
     def bad_at(self) -> IntArray:
         """int64 [n]: the first step of each row with something not finite, -1 if none."""
@@ -160,41 +176,71 @@ class _Recurrent:
         """The top cell's h [n, width]; fills `new_state`."""
         x: Array = values[self._of]
         for cell, names in self._cells:
-            old = (np.ascontiguousarray(state[name]) for name in names)
-            new = cell.advance(cell.project(x), *old)
+            old = tuple(np.ascontiguousarray(state[name]) for name in names)
+            new = _advance(cell, x, old)
             new_state.update(zip(names, new, strict=True))
             x = new[0]
         return x
 
     def scan(self, values: Arrays, state: Arrays, new_state: Arrays, run: _Run) -> Array:
-        """The top cell's h at every step [t*n, width]; fills `new_state`."""
+        """The top cell's h at every step [total, width]; fills `new_state`."""
         x: Array = values[self._of]
         for cell, names in self._cells:
             states = [np.ascontiguousarray(state[name][run.order]) for name in names]
             # h shows what is not finite in c, except a c that came in so: c' = f c + i g grows by 1 at most.
             for kept in states[1:]:
-                run.check(kept)
-            x = _unroll(cell, cell.project(x), states, run, self._width)
+                run.check_first(kept)
+            x = _unroll(cell, x, states, run.active, self._width)
             run.check(x)
             new_state.update((name, run.restore(kept)) for name, kept in zip(names, states, strict=True))
         return x
 
 
-def _unroll(cell: Cell, gates: Array, states: list[Array], run: _Run, width: int) -> Array:
-    """All steps of one cell: gates [t*n, ...] as projected, `states` brought to their last step."""
-    history = np.zeros((len(gates) // run.rows, run.rows, width), gates.dtype)
-    for active, here, out in zip(
-        run.active, gates.reshape(len(history), run.rows, -1), history, strict=False
-    ):
-        if active == run.rows:
-            states[:] = cell.advance(here, *states)
-            out[:] = states[0]
-            continue
-        new = cell.advance(here[:active], *(kept[:active] for kept in states))
-        out[:active] = new[0]
-        for kept, value in zip(states, new, strict=True):
-            kept[:active] = value
-    return history.reshape(-1, width)
+def _advance(cell: Cell, x: Array, old: tuple[Array, ...]) -> tuple[Array, ...]:
+    """One step of one cell, as many rows at a time as have gates that fit into the cache."""
+    rows = cell.rows
+    if len(x) <= rows:
+        return cell.advance(cell.project(x), *old)
+    new = tuple(map(np.empty_like, old))
+    for start in range(0, len(x), rows):
+        some = slice(start, start + rows)
+        parts = cell.advance(cell.project(x[some]), *(kept[some] for kept in old))
+        for out, part in zip(new, parts, strict=True):
+            out[some] = part
+    return new
+
+
+def _unroll(cell: Cell, x: Array, states: list[Array], active: list[int], width: int) -> Array:
+    """All steps of one cell over x [total, inputs]: h [total, width]; `states` come to their last step."""
+    history = np.empty((len(x), width), x.dtype)
+    running, start = tuple(states), 0
+    for gates in _projected(cell, x, active):
+        if len(gates) < len(running[0]):
+            _lay_down(states, running)
+            running = tuple(kept[: len(gates)] for kept in running)
+        running = cell.advance(gates, *running)
+        history[start : start + len(gates)] = running[0]
+        start += len(gates)
+    _lay_down(states, running)
+    return history
+
+
+def _projected(cell: Cell, x: Array, active: list[int]) -> Iterator[Array]:
+    """What `cell.project` gives for each step, projected for as many steps at once as it takes."""
+    ends = list(accumulate(active))
+    step = start = 0
+    while step < len(active):
+        after = max(bisect_right(ends, start + cell.rows), step + 1)
+        gates, begin = cell.project(x[start : ends[after - 1]]), 0
+        for count in active[step:after]:
+            yield gates[begin : begin + count]
+            begin += count
+        step, start = after, ends[after - 1]
+
+
+def _lay_down(states: list[Array], running: tuple[Array, ...]) -> None:
+    for kept, now in zip(states, running, strict=True):
+        kept[: len(now)] = now
 
 
 class _Embedding:
@@ -227,23 +273,23 @@ class _Concat:
 
 
 class _Linear:
-    def __init__(self, plan: LinearPlan, weight: Array, bias: Array | None, tile_rows: int) -> None:
+    def __init__(self, plan: LinearPlan, product: Product, bias: Array | None) -> None:
         self.name = plan.name
         self._of = plan.of
-        self._matrix = TiledMatrix(weight.T, tile_rows)
+        self._product = product
         self._bias = bias
         self._activation = ACTIVATIONS[plan.activation]
 
     def forward(self, values: Arrays) -> Array:
         """activation(x W^T + b), [n, out]."""
-        y = self._matrix(values[self._of])
+        y = self._product(values[self._of])
         if self._bias is not None:
             y += self._bias
         return self._activation(y)
 
 
 def _load_layer(
-    plan: LayerPlan, weights: Mapping[Weight, Array], tile_rows: int
+    plan: LayerPlan, weights: Mapping[Weight, Array], product: MakeProduct
 ) -> _Embedding | _Concat | _Recurrent | _Linear:
     match plan:
         case ConcatPlan():
@@ -252,15 +298,17 @@ def _load_layer(
             return _Embedding(plan, weights[plan.weight])
         case LinearPlan():
             bias = None if plan.bias is None else weights[plan.bias]
-            return _Linear(plan, weights[plan.weight], bias, tile_rows)
+            return _Linear(plan, product(weights[plan.weight].T), bias)
         case RecurrentPlan():
-            return _Recurrent(plan, [_load_cell(plan, cell, weights, tile_rows) for cell in plan.cells])
+            return _Recurrent(plan, [_load_cell(plan, cell, weights, product) for cell in plan.cells])
 
 
-def _load_cell(plan: RecurrentPlan, cell: CellPlan, weights: Mapping[Weight, Array], tile_rows: int) -> Cell:
+def _load_cell(
+    plan: RecurrentPlan, cell: CellPlan, weights: Mapping[Weight, Array], product: MakeProduct
+) -> Cell:
     named = {name: weights[weight] for name, weight in cell.weights.items()}
     if plan.kind == "rnn":
-        return RnnCell(named, tile_rows, plan.activation)
+        return RnnCell(named, product, plan.activation)
     if plan.kind == "lstm":
-        return LstmCell(named, tile_rows)
-    return (GruCell if plan.reset_after else ResetBeforeGruCell)(named, tile_rows)
+        return LstmCell(named, product)
+    return (GruCell if plan.reset_after else ResetBeforeGruCell)(named, product)

@@ -16,14 +16,15 @@ from streamrnn.hookspecs import Component
 class FeatureOptions(BaseModel):
     """What the pipeline must know of a feature before it is built.
 
-    `takes` is "values" (one field's values as they are) or "numbers" (a float64 array [n, fields]);
-    `dtype` that of what it makes, "float64" or "int64".
+    `takes` is "values" (one field's values as they are), "list" (the same, where only lists of `width`
+    numbers are accepted) or "numbers" (a float64 array [n, fields]); `dtype` that of what it makes, "float64"
+    or "int64".
     """
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True
     )
-    takes: ClassVar[Literal["values", "numbers"]] = "values"
+    takes: ClassVar[Literal["values", "list", "numbers"]] = "values"
     dtype: ClassVar[str] = "float64"
 
     def width(self, fields: int) -> int:
@@ -102,6 +103,7 @@ class Vocab(FeatureOptions):
 class Vector(FeatureOptions):
     """A field that is a list of numbers."""
 
+    takes: ClassVar[Literal["values", "list", "numbers"]] = "list"
     vector: int = Field(ge=1, le=65_536, description="its length")
 
     def width(self, fields: int) -> int:
@@ -135,7 +137,7 @@ class Standardization(BaseModel):
 class Standardize(FeatureOptions):
     """(x - mean) / std, number by number."""
 
-    takes: ClassVar[Literal["values", "numbers"]] = "numbers"
+    takes: ClassVar[Literal["values", "list", "numbers"]] = "numbers"
     standardize: Standardization
 
     def width(self, fields: int) -> int:
@@ -157,14 +159,14 @@ class Scaling(BaseModel):
 class Scale(FeatureOptions):
     """Multiply by a constant, after an offset if wanted."""
 
-    takes: ClassVar[Literal["values", "numbers"]] = "numbers"
+    takes: ClassVar[Literal["values", "list", "numbers"]] = "numbers"
     scale: float | Scaling
 
 
 class Log1p(FeatureOptions):
     """log(1 + x), for counts and times; x > -1."""
 
-    takes: ClassVar[Literal["values", "numbers"]] = "numbers"
+    takes: ClassVar[Literal["values", "list", "numbers"]] = "numbers"
     log1p: Literal[True] = True
 
 

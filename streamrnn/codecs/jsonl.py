@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from msgspec.structs import astuple
 
 from streamrnn.codecs.lines import LineFramer
+from streamrnn.codecs.record_tree import KINDS, Refusal, collect, tree
 from streamrnn.codecs.shortest import shortest
 from streamrnn.codecs.strict import MOST_LEVELS, Strict, is_too_deep, runs
-from streamrnn.errors import OptionError
 from streamrnn.events import Columns
 
 if TYPE_CHECKING:
@@ -26,13 +23,10 @@ if TYPE_CHECKING:
 
 _FEW = 4
 """So many lines are decoded sooner one by one than at once."""
-_UNNAMEABLE = re.compile(r'["\\\x00-\x1f]')
-"""What a struct's field cannot be called, since its name is compared unescaped."""
 _MISMATCH = re.compile(r"Expected `(.+?)`, got `(.+?)`(?: - at `\$\.(.*)`)?", re.DOTALL)
 _AT = re.compile(r" - at `\$\.(.*)`", re.DOTALL)
 _BYTE = re.compile(r"\(byte (\d+)\)$")
 _ITEM = re.compile(r"`\$\[(\d+)\]")
-_KINDS = {"int": "number", "float": "number", "str": "string", "bool": "true or false"}
 
 
 class JsonlCodec:
@@ -53,7 +47,13 @@ class JsonlCodec:
         A `Raw` keeps its whole block in memory; `copy` it to keep it for long. A verbatim field is a Python
         value where other fields lie inside it.
         """
-        return _Decoder(fields, verbatim)
+        return _Decoder(fields, verbatim, {})
+
+    def array_decoder(
+        self, fields: Sequence[str], verbatim: Sequence[str], arrays: Mapping[str, tuple[int, ...]]
+    ) -> Callable[[Block], Columns]:
+        """See `Codec`."""
+        return _Decoder(fields, verbatim, arrays)
 
     def encoder(self) -> Callable[[Mapping[str, Column], int], tuple[bytes, IntArray]]:
         """One object per line with the columns' names as keys, in their order; a dot in a name stays one.
@@ -69,74 +69,25 @@ def build(config: BaseModel, context: Context) -> JsonlCodec:
     return JsonlCodec()
 
 
-class _Refusal(Exception):
-    """A verdict on one record, with the reason."""
-
-
-@dataclass(slots=True)
-class _Node:
-    """A name in the declared paths. A `leaf` is wanted itself, `raw` if only verbatim."""
-
-    path: str = ""
-    leaf: bool = False
-    raw: bool = False
-    children: dict[str, _Node] = field(default_factory=dict)
-    struct: Any = None
-    blank: Any = None
-    """A `struct` with nothing in it, which stands for a missing or refused one."""
-
-    def below(self) -> list[_Node]:
-        """All leaves under this one."""
-        found: list[_Node] = []
-        for child in self.children.values():
-            found += [child] if child.leaf else []
-            found += child.below()
-        return found
-
-    def names(self) -> dict[str, Any]:
-        """The names under this one, as a tree."""
-        return {name: child.names() for name, child in self.children.items()}
-
-    def compile(self) -> Any:
-        """The type to decode this node as."""
-        if self.leaf:
-            return msgspec.Raw if self.raw and not self.children else Any
-        rename = {f"f{index}": name for index, name in enumerate(self.children)}
-        types = [child.compile() for child in self.children.values()]
-        fields = [(name, kind, None) for name, kind in zip(rename, types, strict=True)]
-        self.struct = msgspec.defstruct("Record", fields, rename=rename, gc=False)
-        self.blank = self.struct()
-        return self.struct | None
-
-
-def _tree(fields: Sequence[str], verbatim: Sequence[str]) -> _Node:
-    root = _Node()
-    for path in (*fields, *verbatim):
-        node = root
-        for name in path.split("."):
-            below = f"{node.path}.{name}" if node is not root else name
-            node = node.children.setdefault(name, _Node(below))
-        node.leaf, node.raw = True, path not in fields
-        if _UNNAMEABLE.search(path):
-            text = f"expected a field without quotes, backslashes and control characters, found {path!r}"
-            raise OptionError(((), text))
-    root.compile()
-    return root
-
-
 class _Decoder:
     """Decodes lines at once where they are certainly clean, the others one by one; the verdicts agree."""
 
-    def __init__(self, fields: Sequence[str], verbatim: Sequence[str]) -> None:
+    def __init__(
+        self, fields: Sequence[str], verbatim: Sequence[str], arrays: Mapping[str, tuple[int, ...]]
+    ) -> None:
         self._paths = tuple(dict.fromkeys((*fields, *verbatim)))
-        self._root = _tree(fields, verbatim)
+        self._root, self._typed = tree(fields, verbatim), tree(fields, verbatim, arrays)
         self._json = msgspec.json.Decoder(self._root.struct)
+        self._typed_json = msgspec.json.Decoder(self._typed.struct)
+        self._all_typed = True
+        """Whether all records of this block were what `arrays` says."""
         self._strict = Strict(self._root.names())
         self._walks = any(leaf.children for leaf in self._root.below())
 
     def __call__(self, block: Block) -> Columns:
         """See `Codec.decoder`."""
         records, refused = [self._root.blank] * len(block), dict(block.refused)
+        self._all_typed = True
         if len(block) <= _FEW:
             self._decode_each(block, range(len(block)), records, refused)
         else:
@@ -146,7 +97,7 @@ class _Decoder:
                 self._decode_run(block, low, high, records, refused)
         try:
             columns = self._columns(records)
-        except _Refusal:
+        except Refusal:
             self._decode_each(block, range(len(block)), records, refused)
             columns = self._columns(records)
         columns.refused = refused
@@ -178,7 +129,7 @@ class _Decoder:
         """
         lines, ends = _lines(block, low, high)
         try:
-            found = self._json.decode_lines(lines)
+            found = self._typed_json.decode_lines(lines)
         except msgspec.MsgspecError as error:
             return low + _place(str(error), ends)
         if len(found) != high - low:
@@ -193,56 +144,39 @@ class _Decoder:
             if index not in refused:
                 try:
                     records[index] = self._decode(block.record(index))
-                except _Refusal as refusal:
+                except Refusal as refusal:
                     records[index], refused[index] = self._root.blank, str(refusal)
 
     def _decode(self, line: bytes) -> Any:
         try:
             line.decode()
         except UnicodeDecodeError as error:
-            raise _Refusal(f"not valid UTF-8 (byte {error.start})") from None
+            raise Refusal(f"not valid UTF-8 (byte {error.start})") from None
         if is_too_deep(line):
-            raise _Refusal(f"nested too deeply: expected at most {MOST_LEVELS} levels")
+            raise Refusal(f"nested too deeply: expected at most {MOST_LEVELS} levels")
         try:
-            record = self._json.decode(line)
+            record = self._decode_object(line)
         except msgspec.MsgspecError as error:
-            raise _Refusal(_in_plain_words(error)) from None
+            raise Refusal(_in_plain_words(error)) from None
         if problem := self._strict.problem(line):
-            raise _Refusal(problem)
+            raise Refusal(problem)
         if self._walks:
             self._columns([record])
         return record
 
+    def _decode_object(self, line: bytes) -> Any:
+        """A record of the one type or of the other: how a number is read depends on its line alone."""
+        try:
+            return self._typed_json.decode(line)
+        except msgspec.ValidationError:
+            record = self._json.decode(line)
+            self._all_typed = False
+            return record
+
     def _columns(self, records: Sequence[Any]) -> Columns:
         found: dict[str, Column] = {}
-        _collect(self._root, records, found)
+        collect(self._typed if self._all_typed else self._root, records, found)
         return Columns(len(records), {path: found[path] for path in self._paths})
-
-
-def _collect(node: _Node, records: Sequence[Any], found: dict[str, Column]) -> None:
-    """Put the columns of all leaves under `node` into `found`, given its structs."""
-    rows = zip(*map(astuple, records), strict=True) if records else repeat((), len(node.children))
-    for child, column in zip(node.children.values(), rows, strict=True):
-        values = list(column)
-        if child.leaf:
-            found[child.path] = values
-            for leaf in child.below():
-                found[leaf.path] = [_walk(value, child, leaf) for value in values]
-        else:
-            _collect(child, [child.blank if value is None else value for value in values], found)
-
-
-def _walk(value: Any, above: _Node, leaf: _Node) -> Any:
-    """The value of a leaf inside the value of a node above it that is wanted as well."""
-    path = above.path
-    for name in leaf.path.removeprefix(f"{path}.").split("."):
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            kind = "array" if isinstance(value, list) else _KINDS[type(value).__name__]
-            raise _Refusal(f"expected a JSON object at {path}, found {kind}")
-        path, value = f"{path}.{name}", value.get(name)
-    return value
 
 
 def _lines(block: Block, low: int, high: int) -> tuple[bytes, IntArray]:
@@ -272,7 +206,7 @@ def _in_plain_words(error: msgspec.MsgspecError) -> str:
     text = str(error)
     if mismatch := _MISMATCH.fullmatch(text):
         found, path = mismatch[2], mismatch[3]
-        return f"expected a JSON object{f' at {path}' if path else ''}, found {_KINDS.get(found, found)}"
+        return f"expected a JSON object{f' at {path}' if path else ''}, found {KINDS.get(found, found)}"
     if isinstance(error, msgspec.ValidationError):
         return _AT.sub(r" at \1", text[0].lower() + text[1:])
     if text == "Input data was truncated":

@@ -175,19 +175,21 @@ class LineFramer:
     def _scan(self) -> None:
         """Find the lines that have ended; only the beginning of the next one remains."""
         buffer = bytes(self._rest)
-        window, after = _find(buffer, self._base, self._lines, self._limit, self._kept)
+        newlines = np.flatnonzero(np.frombuffer(buffer, np.uint8) == 10)
+        window, after = _window(buffer, newlines, self._base, self._lines, self._limit, self._kept)
         if len(window.starts):
             self._windows.append(window)
-        self._lines += buffer.count(b"\n")
+        self._lines += len(newlines)
         self._base += after
         self._rest = bytearray(buffer[after:])
         self._has_end = False
 
 
-def _find(buffer: bytes, base: int, lines: int, limit: int, kept: int) -> tuple[_Window, int]:
-    """The lines that end in `buffer`, and where the last one does; `lines` came before them."""
+def _window(
+    buffer: bytes, newlines: IntArray, base: int, lines: int, limit: int, kept: int
+) -> tuple[_Window, int]:
+    """The lines that end in `buffer` at `newlines`, and where the last one does; `lines` came before them."""
     view = np.frombuffer(buffer, np.uint8)
-    newlines = np.flatnonzero(view == 10)
     starts = np.empty_like(newlines)
     starts[0], starts[1:] = 0, newlines[:-1] + 1
     ends = newlines - ((view[newlines - 1] == 13) & (newlines > starts))

@@ -375,6 +375,7 @@ _PLAINLY = {
     "did not find expected node content": "expected a value",
     "block sequence entries are not allowed": "a '-' where no list can begin; begin it on its own line",
     "did not find expected <document start>": "text after the end of the document",
+    "exceeded maximum nesting depth": f"more than {DEPTH_MAX} collections inside each other",
 }
 
 

@@ -47,9 +47,11 @@ class KeyTable:
         missing = np.flatnonzero(rows < 0).tolist()
         if not missing:
             return rows, first
-        if len(self.row_of) + len({keys[i] for i in missing}) <= self.max_keys:
-            for i in missing:
-                rows[i], first[i] = self._place(keys[i], None)
+        where = dict(zip([keys[i] for i in reversed(missing)], reversed(missing), strict=True))
+        if len(self.row_of) + len(where) <= self.max_keys:
+            begins = sorted(where.values())
+            first[begins] = self._place_all([keys[i] for i in begins])
+            rows[missing] = [self.row_of[keys[i]] for i in missing]
         else:
             self._assign_at_ceiling(keys, sequence, rows, first)
         return rows, first
@@ -75,6 +77,24 @@ class KeyTable:
         self.row_of = {key: row for row, key in enumerate(self.key_of) if key is not None}
         self._free = [row for row, key in enumerate(self.key_of) if key is None][::-1]
         self._victims, self._next_victim, self._undo = [], 0, []
+
+    def _place_all(self, keys: list[str]) -> list[int]:
+        """Give rows to distinct keys that have none; their cause bits. There must be room."""
+        causes = [self._first_cause] * len(keys)
+        if self.gone:
+            causes = [self.gone.recall(key_hash(key), self._undo) for key in keys]
+        new_rows = len(keys) - len(self._free)
+        if new_rows > 0:
+            held = len(self.key_of)
+            self.key_of.extend([None] * new_rows)
+            self._free[:0] = range(held + new_rows - 1, held - 1, -1)
+        rows = self._free[: -len(keys) - 1 : -1]
+        del self._free[-len(keys) :]
+        self.row_of.update(zip(keys, rows, strict=True))
+        for row, key in zip(rows, keys, strict=True):
+            self.key_of[row] = key
+        self._undo.append(lambda: [self._remove(row) for row in reversed(rows)])
+        return causes
 
     def _place(self, key: str, make_room: Callable[[], object] | None) -> tuple[int, int]:
         """The row of a key and, if it had none until now, its cause bit."""

@@ -39,7 +39,7 @@ class Server:
     backend: Backend
     slab: Slab
     max_norm: float | None = None
-    scan_below: int = 16
+    scan_below: int = 24
 
     def run(self, segments: Segments, inputs: Mapping[str, Array], n: int) -> Served:
         """Serve all segments of a batch of n events; `inputs` arrays [n, *shape] in batch order."""
@@ -131,8 +131,9 @@ class _Run:
             self.served.puts.append((self.segments.rows[start:stop], last, kept))
 
     def _scan(self, state: Any, k: int, start: int, stop: int) -> None:
-        """To the end in a few calls, segments of similar length together."""
-        for a, b in buckets(self.segments.lengths[start:stop] - k):
+        """To the end in a few calls, segments of similar length together; in one, if that costs no more."""
+        lengths = self.segments.lengths[start:stop] - k
+        for a, b in [(0, stop - start)] if self.server.backend.ragged else buckets(lengths):
             part = self.server.slab.narrow(state, a, b)
             if not self._scan_bucket(part, k, start + a, start + b):
                 self.advance(part, k, start + a, start + b, scan=False)

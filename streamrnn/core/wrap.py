@@ -25,7 +25,7 @@ class Wrapper(Backend):
         self.inner = inner
         self.inputs, self.outputs, self.state = inner.inputs, inner.outputs, inner.state
         self.max_rows, self.make_slab = inner.max_rows, inner.make_slab
-        self.label = inner.label
+        self.ragged, self.label = inner.ragged, inner.label
         self.scan = None if inner.scan is None else self._scan
 
     def open(self, device: str = "cpu", threads: int = 1) -> None:
