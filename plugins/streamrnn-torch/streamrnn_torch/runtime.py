@@ -72,6 +72,8 @@ THREAD_LIMIT = ThreadLimit()
 class OnDevice(Backend):
     """A model on a device, in one type, with PyTorch's threads held while it is open."""
 
+    ragged = True
+
     def _settle(self, config: TorchConfig | TorchModuleConfig, own_slab: bool | None) -> None:
         """Raises `OptionError` for a device that is not there."""
         self._device, self._dtype = device_named(config.device), DTYPES[config.dtype]
