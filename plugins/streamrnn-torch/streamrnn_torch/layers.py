@@ -3,11 +3,12 @@
 A value is [rows, width], with rows a multiple of `ROWS` and width at least the layer's: what lies behind it
 is finite and meets weights of zero. In a scan the rows are time-major, t times n of them.
 
-What was measured on a CPU with AVX-512 in float32 and float64, and is probed again whenever a model is
-loaded: a product does not depend on the number of rows where rows and inner length are multiples of 4, nor
-does a whole call of torch.lstm, gru or rnn, which also equals its single steps. A function of single numbers
-does where their count is no multiple of 32, for what is left behind full vectors is computed by other code.
-Packed sequences and the cells (`nn.LSTMCell`) give other bits than the calls used here.
+What was measured in float32 and float64 on a CPU held to AVX-512, AVX2 and SSE4 in turn, and is probed
+again whenever a model is loaded: a product does not depend on the number of rows where rows and inner
+length are multiples of 4, nor does a whole call of torch.lstm, gru or rnn, which also equals its single
+steps. A function of single numbers does where their count is no multiple of 32, for what is left behind
+full vectors is computed by other code. Packed sequences and the cells (`nn.LSTMCell`) give other bits than
+the calls used here.
 """
 
 from __future__ import annotations
