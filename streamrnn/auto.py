@@ -22,13 +22,18 @@ if TYPE_CHECKING:
     from streamrnn.context import Context
     from streamrnn.hookspecs import Component
 
-# Microseconds of CPU per event in numpy and in torch, one core with AVX-512, float32, by rows in a call:
-#                   1              64             512                     1             64             512
-#   GRU of 64   14,  80     1.3, 1.6     1.1, 0.8     LSTM of 64   13, 204     1.6, 3.9     1.4, 1.0
-#   GRU of 128  15,  88     3.2, 3.0     5.5, 2.1     LSTM of 128  24, 226     5.0, 4.5     5.2, 2.5
-#   GRU of 256  26, 129     11,  7.9     18,  7.2     LSTM of 256  43, 236     17,  9.2     20,  8.1
-# In long sequences of few rows numpy is the faster up to 128, and from 256 on they are about alike.
-ORDER: tuple[tuple[str, int], ...] = (("onnx", 1), ("torch", 256), ("numpy", 1))
+# Microseconds of CPU per event in onnx, torch and numpy, one core with AVX-512, float32, 32 numbers in; by
+# the rows of a step, and for a scan of 4 rows and 64 steps:
+#                   1              64                 512                scan
+#   GRU of 64    31,   90,  22   1.4, 1.7, 1.0      0.9, 0.9, 0.7      2.7, 6.2, 5.4
+#   GRU of 128   38,   91,  18   4.0, 3.0, 2.1      2.7, 2.3, 2.1      4.3, 8.3, 7.7
+#   GRU of 256   51,  139,  28   8.3, 8.4, 6.2      7.3, 7.8, 6.4      8.7,  22,  13
+#   GRU of 512   87,  282, 234    21,  28,  25       22,  24,  26       27,  66,  87
+#   LSTM of 64   34,  158,  14   1.2, 2.6, 1.1      0.8, 1.0, 0.8      2.8, 9.4, 4.8
+#   LSTM of 128  39,  190,  19   2.5, 4.5, 2.5      2.0, 2.3, 2.5      4.8,  13, 7.0
+#   LSTM of 256  60,  296,  46   6.7,  10, 9.0      7.1, 8.2, 8.9       11,  32,  39
+#   LSTM of 512 107, 1211, 594    26,  48,  36       25,  27,  37       32, 113, 178
+ORDER: tuple[tuple[str, int], ...] = (("onnx", 256), ("torch", 512), ("numpy", 1))
 """Backends, and the hidden size from which each is faster than those behind it."""
 NUMPY = COMPONENTS[0]
 

@@ -22,7 +22,14 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import options  # noqa: E402
 
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("pipelines/*.md")])
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("pipelines/*.md"),
+        *ROOT.glob("plugins/*/README.md"),
+    ]
+)
 PLUGINS, PIPELINES = ROOT / "docs/plugins.md", ROOT / "docs/pipelines.md"
 EXAMPLE = ROOT / "plugins/streamrnn-example/streamrnn_example.py"
 

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "streamrnn"
 FLOORS = {
-    0: "errors events backend offline ports rules hookspecs context notices values limits layers",
+    0: "errors formats events backend offline ports rules hookspecs context notices values limits layers",
     1: "definition resets features codecs sources sinks backends core builtins encode rejects net",
     2: "config registry event auto",
     3: "build explain export pipeline verify",

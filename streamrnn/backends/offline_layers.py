@@ -38,7 +38,7 @@ class OfflineLayers(Offline):
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
-        self._backend = NumpyBackend(model, tile_rows=1)
+        self._backend = NumpyBackend(model, getattr(model.config, "tile_rows", None))
         self.inputs, self.outputs = self._backend.inputs, self._backend.outputs
 
     def sequence(self, x: Arrays, zeros: bool = False) -> Arrays:

@@ -34,10 +34,10 @@ def command(files: tuple[str, ...], style: str, explain: bool) -> None:
     for file in files:
         try:
             spec, _, context = open_pipeline(file, registry)
-            if spec.model.component.name == "auto" and style == "text":
-                _tell_choice(file, spec, context)
             if explain:
                 facts[file] = explain_file(spec, context)
+            if spec.model.component.name == "auto" and style == "text":
+                _tell_choice(file, spec, context)
         except ConfigError as error:
             findings += error.findings
     if style == "json":
@@ -48,14 +48,6 @@ def command(files: tuple[str, ...], style: str, explain: bool) -> None:
         sys.exit(1)
     if style == "text":
         click.echo(f"no mistakes in {len(files)} file{'s' * (len(files) > 1)}", err=True)
-
-
-def _tell_choice(file: str, spec: PipelineSpec, context: Context) -> None:
-    """Which backend `auto` will try first."""
-    from streamrnn.auto import candidates
-
-    component, _ = next(candidates(spec.model.options, spec.given, context))  # type: ignore[arg-type]
-    click.echo(f"{file}: type: auto takes {component.name}", err=True)
 
 
 def _print_json(findings: Sequence[Finding], facts: Mapping[str, Sequence[Fact]] | None) -> None:
@@ -76,6 +68,14 @@ def _print(findings: Sequence[Finding], facts: Mapping[str, Sequence[Fact]], sty
         if len(facts) > 1:
             click.echo(f"{file}:")
         print_facts([astuple(fact) for fact in found])
+
+
+def _tell_choice(file: str, spec: PipelineSpec, context: Context) -> None:
+    """Which backend `auto` will try first."""
+    from streamrnn.auto import candidates
+
+    component, _ = next(candidates(spec.model.options, spec.given, context))  # type: ignore[arg-type]
+    click.echo(f"{file}: type: auto takes {component.name}", err=True)
 
 
 def _github(finding: Finding) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from streamrnn.verify.boundaries import keys, refusals, resets
 from streamrnn.verify.hypotheses import Search, about_columns, about_gates, about_state
 from streamrnn.verify.inputs import inputs
+from streamrnn.verify.models import fitted
 
 if TYPE_CHECKING:
     from streamrnn.verify.evidence import Evidence
@@ -33,6 +34,8 @@ def explain(evidence: Evidence) -> tuple[list[str], str]:
     for hypotheses in (about_gates, about_columns):
         if cause := search.first(hypotheses(evidence)):
             return [*found, cause], ""
+    if fitted(evidence.live.stream, evidence.reference.model.inputs) is None:
+        return found, "neither model can be tried on the other's inputs"
     if search.exhausted:
         return found, f"the models differ; the search ended after {search.tried} tries, for it is a long log"
     also = " also" if found else ""

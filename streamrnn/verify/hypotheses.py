@@ -50,18 +50,22 @@ class Search:
 
     def first(self, hypotheses: Iterator[Hypothesis]) -> str | None:
         """The first hypothesis under which everything agrees, in words; None if none does."""
-        samples: dict[str, Stream] = {}
+        stages: dict[str, list[Stream]] = {}
         for hypothesis in hypotheses:
             if self.exhausted:
                 return None
             side = hypothesis.side
-            if side.name not in samples:
-                samples[side.name] = side.stream.take(self._sample(side))
+            if side.name not in stages:
+                stages[side.name] = [*map(side.stream.take, self._samples(side)), side.stream]
             self.tried += 1
-            if not self._gap(hypothesis, samples[side.name]):
-                gap = self._gap(hypothesis, side.stream)
-                if not gap:
-                    return f"{hypothesis.text}; put right, all agree (largest distance {gap.worst:.2g})"
+            worst = 0.0
+            for stream in stages[side.name]:
+                gap = self._gap(hypothesis, stream)
+                if gap:
+                    break
+                worst = gap.worst
+            else:
+                return f"{hypothesis.text}; this explains all of it (largest distance left {worst:.2g})"
         return None
 
     def agrees(self, model: Offline, side: Side) -> bool:
@@ -75,8 +79,8 @@ class Search:
         gap = self.evidence.same(hypothesis.model, hypothesis.side, hypothesis.change(stream))
         return Gap(np.arange(len(stream))) if gap is None else gap
 
-    def _sample(self, side: Side) -> IntArray:
-        """Beginnings of keys in which answers differ, those first that differ soonest; indices in order."""
+    def _samples(self, side: Side) -> list[IntArray]:
+        """Beginnings of keys in which answers differ: the shortest, and some more; indices in order."""
         evidence = self.evidence
         at = evidence.common[0 if side is evidence.live else 1]
         differs = np.zeros(len(side.stream), np.bool_)
@@ -87,12 +91,9 @@ class Search:
             if len(wrong):
                 heads.append(events[: wrong[0] + 1 + _AFTER])
         heads.sort(key=len)
-        chosen: list[IntArray] = []
-        for head in heads:
-            if chosen and sum(map(len, chosen)) + len(head) > _SAMPLE_EVENTS:
-                break
-            chosen.append(head)
-        return np.sort(np.concatenate(chosen)) if chosen else np.arange(len(side.stream))
+        total = np.cumsum([len(head) for head in heads])
+        some = heads[: max(1, int((total <= _SAMPLE_EVENTS).sum()))]
+        return [heads[0], np.sort(np.concatenate(some))] if heads else []
 
 
 def about_state(evidence: Evidence) -> Iterator[Hypothesis]:

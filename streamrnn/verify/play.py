@@ -139,8 +139,8 @@ class _Live:
 
     def answers(self) -> Arrays:
         """Everything answered so far."""
-        names = self.y[0] if self.y else {}
-        return {name: np.concatenate([part[name] for part in self.y]) for name in names}
+        nothing = {s.name: np.zeros((0, *s.shape), s.dtype) for s in self.core.backend.outputs}
+        return {name: np.concatenate([nothing[name], *(y[name] for y in self.y)]) for name in nothing}
 
 
 def _play(live: _Live, reference: _Side, most: int | None) -> Played:

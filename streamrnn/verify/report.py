@@ -14,11 +14,12 @@ from streamrnn.verify.evidence import Evidence
 class Verdict:
     """What was compared and what came out; `first` is empty and there are no `causes` where all is equal.
 
-    `only_one` counts events that one side served and the other refused, `differing` those served by both
-    whose answers differ.
+    `records` were read; `refused` tells of the first that live refused. `only_one` counts events that one
+    side served and the other refused, `differing` those served by both whose answers differ.
     """
 
     equal: bool
+    records: int
     events: int
     segments: int
     keys: int
@@ -29,8 +30,11 @@ class Verdict:
     first: dict[str, Any] = field(default_factory=dict)
     causes: list[str] = field(default_factory=list)
     note: str = ""
+    refused: str = ""
 
     def __str__(self) -> str:
+        if not self.events and not self.only_one:
+            return f"nothing was compared: of {self.records} records none was served{self.refused}"
         size = f"{self.events} events in {self.segments} segments of {self.keys} keys"
         largest = f"largest distance {self.largest:.2g}{self.largest_at}"
         if self.equal:
@@ -64,7 +68,8 @@ def judge(evidence: Evidence, causes: list[str], note: str = "") -> Verdict:
         event, output = gap.worst_at
         largest_at = f" ('{output}', {record_place(evidence, int(live.records[ours[event]]))})"
     return Verdict(
-        equal=not gap and not only_one,
+        equal=len(ours) > 0 and not gap and not only_one,
+        records=evidence.log.length,
         events=len(ours),
         segments=sum(1 for _ in reference.segments()),
         keys=len(set(reference.keys)),
@@ -75,7 +80,13 @@ def judge(evidence: Evidence, causes: list[str], note: str = "") -> Verdict:
         first=_first(evidence) if gap else {},
         causes=causes,
         note=note,
+        refused=_first_refusal(evidence),
     )
+
+
+def _first_refusal(evidence: Evidence) -> str:
+    refused = evidence.live.refused
+    return f"; {record_place(evidence, min(refused))}: {refused[min(refused)]}" if refused else ""
 
 
 def _first(evidence: Evidence) -> dict[str, Any]:

@@ -57,7 +57,9 @@ def verify(
             tolerance or Tolerance(),
         )
         verdict = judge(evidence, [])
-        return verdict if verdict.equal else judge(evidence, *explain(evidence))
+        if verdict.equal or not verdict.events:
+            return verdict
+        return judge(evidence, *explain(evidence))
 
 
 def _check_decode(live: PipelineSpec, reference: PipelineSpec) -> None:

@@ -78,8 +78,9 @@ def find_readings(
         for layouts in islice(product(*choices), READINGS_MAX):
             found.append(Reading(layouts[: len(data)], layouts[len(data) :], rows))
     found = [reading for reading in found if _agree(reading)]
-    found = [reading for reading in found if _is_as_wide(reading, widths)] or found
-    found = _plainest(found)
+    wide = [reading for reading in found if _is_as_wide(reading, widths)]
+    # One reading of another width is told by what the features lack.
+    found = _plainest(wide or found[: len(found) == 1])
     if not found:
         return [], [((), _nothing_fits(data, pairs, widths))]
     return found, []
@@ -87,16 +88,15 @@ def find_readings(
 
 def _row_counts(data: Sequence[Port], pairs: Sequence[Pair]) -> list[int | None]:
     """None for any number of rows; a number where the sizes are fixed."""
-    written = [pair.input for pair in pairs if pair.how != EXPOSED]
-    free = bool(data) and all(_free(port) for port in (*data, *written))
-    ports = [*data, *written]
-    counts: list[int | None] = [None] if free else []
+    ports = [*data, *(pair.input for pair in pairs if pair.how != EXPOSED)]
+    free = bool(data) and all(map(_free, ports))
     if all(1 in (port.dims or ()) for port in ports):
-        return [*counts, 1]
-    shared = set.intersection(*({dim for dim in port.dims or () if isinstance(dim, int)} for port in ports))
-    counts += sorted(shared)
-    # Without a free axis, or one of any common size, the graph may know of no rows at all.
-    return counts if counts and any(map(_free, ports)) else [*counts, 1]
+        return [None, 1] if free else [1]
+    if free:
+        return [None]
+    sizes = [{dim for dim in (port.dims or ())[:-1] if isinstance(dim, int)} for port in ports]
+    # Without a free axis, the graph may know of no rows at all.
+    return [*sorted(set.intersection(*sizes)), *([] if any(map(_free, ports)) else [1])] or [1]
 
 
 EXPOSED = "exposed"
@@ -113,7 +113,8 @@ def _row_axes(port: Port, rows: int | None, told: int | None) -> list[int | None
         return [told] if told < len(dims) and (not isinstance(dims[told], int) or dims[told] == rows) else []
     if rows is None:
         return list(_free(port))
-    found: list[int | None] = [axis for axis, dim in enumerate(dims) if dim == rows]
+    # The last axis is that of the numbers of a row.
+    found: list[int | None] = [axis for axis, dim in enumerate(dims[:-1] or dims) if dim == rows]
     if rows == 1:
         # Which of several axes of size 1 holds the only row makes no difference.
         return found[:1] or [None]

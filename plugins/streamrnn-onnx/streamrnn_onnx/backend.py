@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from streamrnn.backend import Backend, Description, Fact
 from streamrnn.errors import ModelError
 from streamrnn_onnx.axes import Layout
+from streamrnn_onnx.graph import mixing
 from streamrnn_onnx.session import one_line
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ class OnnxBackend(Backend):
     ) -> None:
         self.inputs, self.outputs, self.state = description.inputs, description.outputs, description.state
         reading = plan.readings[0]
-        self.max_rows = reading.fixed_rows
+        self._fixed = reading.fixed_rows
+        self.max_rows = 1 if mixing(plan.graph.proto.graph) else self._fixed
         self._inputs, self._states = reading.inputs, reading.states
         self._axes = {tensor.name: tensor.batch_axis for tensor in self.state.tensors}
         self._after = {pair.name: pair.output.name for pair in plan.pairs}
@@ -50,7 +53,7 @@ class OnnxBackend(Backend):
         self.original: Any = None
         """A session of the graph before its hidden state was exposed, if there was any."""
 
-    @property
+    @cached_property
     def has_steps(self) -> bool:
         """Whether every input and output has an axis of steps."""
         return all(layout.steps is not None for layout in (*self._inputs, *self._answers.values()))
@@ -103,22 +106,22 @@ class OnnxBackend(Backend):
     def call(self, state: Arrays, x: Arrays) -> tuple[Arrays, Arrays]:
         """Inputs and outputs [n, t, *shape], through the graph once."""
         n = self._count(state, x)
-        if self.max_rows is not None and n < self.max_rows:
-            index = np.minimum(np.arange(self.max_rows), n - 1)
+        if self._fixed is not None and n < self._fixed:
+            index = np.minimum(np.arange(self._fixed), n - 1)
             state, x = self._rows(state, index), {name: array[index] for name, array in x.items()}
         feeds = {layout.port.name: to_graph(x[layout.port.name], layout) for layout in self._inputs}
         for layout in self._states:
             array = state[layout.port.name]
             feeds[layout.port.name] = np.ascontiguousarray(array if layout.rows is not None else array[0])
         for constant in self._constants:
-            feeds[constant.port.name] = _spread(constant, self.max_rows or n)
-        found = _run(self._session, self._asked, feeds)
+            feeds[constant.port.name] = _spread(constant, self._fixed or n)
+        found = run(self._session, self._asked, feeds)
         new_state = {}
         for layout in self._states:
             array = found[self._after[layout.port.name]]
             new_state[layout.port.name] = array if layout.rows is not None else array[None]
         y = {name: from_graph(found[layout.port.name], layout) for name, layout in self._answers.items()}
-        if n != (self.max_rows or n):
+        if n != (self._fixed or n):
             return self._rows(new_state, slice(0, n)), {name: array[:n] for name, array in y.items()}
         return new_state, y
 
@@ -127,7 +130,7 @@ class OnnxBackend(Backend):
         feeds = {layout.port.name: to_graph(x[layout.port.name], layout) for layout in self._inputs}
         feeds |= {constant.port.name: _spread(constant, n) for constant in self._constants}
         names = list(dict.fromkeys(layout.port.name for layout in self._answers.values()))
-        found = _run(session, names, feeds)
+        found = run(session, names, feeds)
         return {name: from_graph(found[layout.port.name], layout) for name, layout in self._answers.items()}
 
     def _count(self, state: Arrays, x: Arrays) -> int:
@@ -137,7 +140,8 @@ class OnnxBackend(Backend):
         return int(state[name].shape[axis])
 
 
-def _run(session: Any, names: list[str], feeds: Arrays) -> Arrays:
+def run(session: Any, names: list[str], feeds: Arrays) -> Arrays:
+    """Values of the graph by name. Raises `ModelError` with what ONNX Runtime says."""
     if session is None:
         raise ModelError("the model is closed")
     try:

@@ -60,6 +60,9 @@ class OnnxConfig(_Options):
         min_length=1,
         description="the layers, as those of the numpy backend, in place of a model's file",
     )
+    dtype: Literal["float32"] = Field(
+        default="float32", description="type of the computation of `layers`; a file has its own"
+    )
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         default=None, description="digest that the file must have"
     )
@@ -98,8 +101,11 @@ class OnnxConfig(_Options):
     max_nodes: int = Field(
         default=100_000, ge=1, description="most nodes, those of subgraphs and functions included"
     )
+    max_memory_bytes: int = Field(
+        default=1 << 30, ge=1 << 28, description="memory that loading and a first step may take"
+    )
     first_step_s: float = Field(
-        default=20.0, gt=0, le=3600, description="longest time that loading and a first step may take"
+        default=4.0, gt=0, le=3600, description="longest time that loading and a first step may take"
     )
 
     @model_validator(mode="after")
@@ -107,8 +113,10 @@ class OnnxConfig(_Options):
         if self.layers is None:
             if self.path is None:
                 raise ValueError("expected path, the file of a model, or layers, found neither")
+            if "dtype" in self.model_fields_set:
+                raise ValueError("expected dtype beside layers only; a model's file has its own types")
             return self
-        known = {"path", "layers", "outputs", "providers", "threads"}
+        known = {"path", "layers", "outputs", "dtype", "providers", "threads"}
         if surplus := sorted(self.model_fields_set - known):
             raise ValueError(f"expected layers without {', '.join(surplus)}, which is for a model's own file")
         return self

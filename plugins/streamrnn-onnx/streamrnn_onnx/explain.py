@@ -9,7 +9,7 @@ from streamrnn.backend import Fact, TensorSpec
 from streamrnn_onnx import layers
 from streamrnn_onnx.axes import EXPOSED, Layout
 from streamrnn_onnx.config import OnnxConfig
-from streamrnn_onnx.graph import Port, shown
+from streamrnn_onnx.graph import Port, mixing, shown, title
 from streamrnn_onnx.model_file import read_model
 from streamrnn_onnx.plan import Plan, output_layout, plan_model
 
@@ -38,6 +38,11 @@ def _inputs(plan: Plan) -> Iterator[Fact]:
         elif layout.steps is not None:
             meaning += "; an event is one step"
         yield Fact("input", port.name, _tensor(port, layout), meaning)
+    for node in mixing(plan.graph.proto.graph):
+        text = (
+            f"{title(node)} scales all rows of a call by their largest number: events are served one by one"
+        )
+        yield Fact("rows", "1", "", text)
     if only and only.fixed_rows is not None:
         calls = "events are served one by one" if only.fixed_rows == 1 else f"{only.fixed_rows} at a time"
         yield Fact("rows", str(only.fixed_rows), "", f"the graph's number of rows is fixed: {calls}")

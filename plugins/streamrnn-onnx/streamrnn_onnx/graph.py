@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 Dim = int | str | None
 """A size, the symbol that stands for one, or neither."""
 
-RECURRENT = ("LSTM", "GRU", "RNN")
 KNOWN_TYPES = {
     1: "float32",
     2: "uint8",
@@ -116,6 +115,11 @@ def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
             for attribute in node.attribute:
                 waiting += [attribute.g] if attribute.HasField("g") else []
                 waiting += attribute.graphs
+
+
+def mixing(graph: GraphProto) -> list[NodeProto]:
+    """The nodes that scale all rows of a call by the largest number in any of them."""
+    return [node for node in all_nodes(graph) if node.op_type.startswith("DynamicQuantize")]
 
 
 def title(node: NodeProto) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamrnn.errors import ModelError
-from streamrnn_onnx.backend import OnnxBackend
+from streamrnn_onnx.backend import OnnxBackend, run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 
 class OnnxLayers(OnnxBackend):
     """See `OnnxBackend`. `step` raises `ModelError` for an index that an embedding has no row for."""
+
+    def step(self, state: Arrays, x: Arrays) -> tuple[Arrays, Arrays]:
+        """See `Backend.step`: what `call` does for one step, without a plan to look into."""
+        feeds = {t.name: np.ascontiguousarray(state[t.name]) for t in self.state.tensors}
+        for spec in self.inputs:
+            array = np.ascontiguousarray(x[spec.name], spec.dtype)
+            if spec.high is not None:
+                _check(spec.name, array, spec.high)
+            feeds[spec.name] = array[None] if self.has_steps else array
+        found = run(self._session, self._asked, feeds)
+        y = {spec.name: found[spec.name][0] if self.has_steps else found[spec.name] for spec in self.outputs}
+        return {name: found[after] for name, after in self._after.items()}, y
 
     def call(self, state: Arrays, x: Arrays) -> tuple[Arrays, Arrays]:
         """See `OnnxBackend.call`."""

@@ -8,18 +8,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from streamrnn.backend import Description, Fact, TensorSpec
-from streamrnn.errors import OptionError
+from streamrnn.errors import ModelError, OptionError
 from streamrnn_onnx import layers
 from streamrnn_onnx.config import OnnxConfig
 from streamrnn_onnx.graph import Graph, all_nodes, title
 from streamrnn_onnx.model_file import read_model
-from streamrnn_onnx.plan import describe_plan, description, plan_model
+from streamrnn_onnx.plan import Plan, describe_plan, description, plan_model
 
 if TYPE_CHECKING:
     from streamrnn.context import Context
+    from streamrnn_onnx.axes import Reading
     from streamrnn_onnx.backend import OnnxBackend
     from streamrnn_onnx.proof import Proven, Prover
     from streamrnn_onnx.session import Opened
+    from streamrnn_onnx.trial import Feed
 
 FORMULAS = "onnx 1"
 """Part of the fingerprint: counts up when the same file would give other bits or another state."""
@@ -54,9 +56,14 @@ def build_graph(
     from streamrnn_onnx.backend import OnnxBackend
     from streamrnn_onnx.proof import Prover
     from streamrnn_onnx.session import open_session
+    from streamrnn_onnx.trial import needs_trial, try_first_step
 
     plan = plan_model(config, given, graph)
     served = stored if plan.original is None else plan.graph.proto.SerializeToString()
+    if needs_trial(plan.graph.proto):
+        failure = try_first_step(served, [_example(plan, reading) for reading in plan.readings], config)
+        if failure:
+            raise ModelError(f"{config.path}: {failure}")
     opened = open_session(served, config.providers, config.threads)
     original = (
         None if plan.original is None else open_session(stored, [opened.provider], config.threads).session
@@ -68,6 +75,20 @@ def build_graph(
     made = OnnxBackend(proven.plan, proven.outputs, described, opened.session, proven.scans, facts)
     made.original = original
     return made
+
+
+def _example(plan: Plan, reading: Reading) -> dict[str, Feed]:
+    """The inputs of one call of a step: zeros, and the constants as they are."""
+    n = reading.fixed_rows or 1
+    feeds: dict[str, Feed] = {}
+    for layout in (*reading.inputs, *reading.states):
+        sizes = {layout.rows: n, layout.steps: 1}
+        shape = [sizes.get(axis, size) for axis, size in enumerate(layout.sizes)]
+        feeds[layout.port.name] = (shape, layout.port.dtype, 0)
+    for constant in plan.constants:
+        value = constant.value if constant.rows is None else constant.value.repeat(n, constant.rows)
+        feeds[constant.port.name] = (value.shape, str(value.dtype), value.tolist())
+    return feeds
 
 
 def _loaded(proven: Proven, opened: Opened) -> list[Fact]:

@@ -16,6 +16,9 @@ _GLUED_BEFORE = ("x", "in")
 _GLUED_AFTER = ("n", "y", "out", "t")
 _STRIPPED_MOST = 2
 
+_ONLY = {("old", "new"), ("past", "present"), ("prev", "next"), ("previous", "next")}
+"""Words that say "before" and "after" and nothing else, but belong to each other."""
+
 # Hugging Face's names of a decoder's cache.
 _WHOLE = ((re.compile(r"past_key_values?"), "past"), (re.compile(r"[:]\d+$"), ""))
 
@@ -50,5 +53,7 @@ def _shorter(words: tuple[str, ...], after: bool) -> Iterator[tuple[str, ...]]:
 
 def alike(before: str, after: str) -> bool:
     """Whether one name can be the other after a step; a name that is only a number cannot."""
+    if (before.lower(), after.lower()) in _ONLY:
+        return True
     common = stems(before, after=False) & stems(after, after=True)
     return any(not stem.replace("_", "").isdigit() for stem in common)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from streamrnn.config.problems import suggest
 from streamrnn.errors import OptionError
 from streamrnn_onnx.axes import EXPOSED, Layout, Reading, find_readings
 from streamrnn_onnx.config import First, OnnxConfig
+from streamrnn_onnx.constants import ELEMENTS_MAX
 from streamrnn_onnx.graph import KNOWN_TYPES, Graph, Port, shown
 from streamrnn_onnx.pairing import Pair, Problem, pair_states
 from streamrnn_onnx.recurrent import Cells, unfit
@@ -132,6 +134,10 @@ class _Planner:
             found, problems = find_readings(config, data, self.pairs, widths)
             self.problems += problems
         for reading in found:
+            for layout in (*reading.inputs, *reading.states):
+                if prod(layout.shape) > ELEMENTS_MAX:
+                    text = f"'{layout.port.name}' {shown(layout.shape)} has more than {ELEMENTS_MAX} numbers"
+                    self.problems.append((("path",), text))
             self._check_states(reading)
             if exposed and config.hidden_state is None:
                 self._check_one_step(reading)
@@ -178,7 +184,7 @@ class _Planner:
                 not isinstance(dim, int) and axis != layout.rows and layout.sizes[axis] > 1
                 for axis, dim in enumerate(layout.port.dims or ())
             )
-            if given is not None and (several or open_steps):
+            if given is not None and given.width == prod(layout.shape) and (several or open_steps):
                 text = (
                     f"an event's '{layout.port.name}' is {shown(layout.shape)}, maybe several steps, and the "
                     "graph's recurrent nodes begin anew in every call; write hidden_state: forget if an "

@@ -8,13 +8,23 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from streamrnn_onnx.graph import RECURRENT, Graph, all_nodes, title
+from streamrnn_onnx.graph import Graph, all_nodes, title
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-SEQUENCE_LENS, INITIAL = 4, {"h": 5, "c": 6}
-FINAL = {"h": 1, "c": 2}
+SEQUENCE_LENS = 4
+_H = {"h": (5, 1)}
+_PAST = {"past": (3, 1)}
+STATES: Mapping[str, Mapping[str, tuple[int, int]]] = {
+    "LSTM": {"h": (5, 1), "c": (6, 2)},
+    "DynamicQuantizeLSTM": {"h": (5, 1), "c": (6, 2)},
+    "GRU": _H,
+    "RNN": _H,
+    "CausalConvWithState": _PAST,
+    "LinearAttention": _PAST,
+}
+"""The operators with state: for each of their states the place of its input and of its output."""
 _RESHAPING = {
     *("Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose"),
     *("Unsqueeze", "Concat"),
@@ -23,7 +33,7 @@ _RESHAPING = {
 _SIZES = ("Shape", "Size")
 
 Slot = tuple[int, str]
-"""A recurrent node by its number among them, and `h` or `c`."""
+"""A recurrent node by its number among them, and the name of its state."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Cells:
     nodes: tuple[NodeProto, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        found = [node for node in all_nodes(self.graph.proto.graph) if node.op_type in RECURRENT]
+        found = [node for node in all_nodes(self.graph.proto.graph) if node.op_type in STATES]
         object.__setattr__(self, "nodes", tuple(found))
 
     def feeds(self, name: str) -> frozenset[Slot]:
@@ -87,11 +97,19 @@ class Cells:
 
     @cached_property
     def _initial_slots(self) -> Mapping[str, set[Slot]]:
-        return _slots(INITIAL, [node.input for node in self.nodes])
+        return self._slots(before=True)
 
     @cached_property
     def _final_slots(self) -> Mapping[str, set[Slot]]:
-        return _slots(FINAL, [node.output for node in self.nodes])
+        return self._slots(before=False)
+
+    def _slots(self, before: bool) -> Mapping[str, set[Slot]]:
+        slots: dict[str, set[Slot]] = defaultdict(set)
+        for number, node in enumerate(self.nodes):
+            for letter, (place, after) in STATES[node.op_type].items():
+                if value := value_at(node.input, place) if before else value_at(node.output, after):
+                    slots[value].add((number, letter))
+        return slots
 
     @cached_property
     def _consumers(self) -> Mapping[str, list[NodeProto]]:
@@ -106,23 +124,9 @@ class Cells:
         return {value: node for node in all_nodes(self.graph.proto.graph) for value in node.output if value}
 
 
-def _slots(places: Mapping[str, int], names: Sequence[Sequence[str]]) -> Mapping[str, set[Slot]]:
-    slots: dict[str, set[Slot]] = defaultdict(set)
-    for number, own in enumerate(names):
-        for letter, place in places.items():
-            if value := value_at(own, place):
-                slots[value].add((number, letter))
-    return slots
-
-
 def value_at(names: Sequence[str], place: int) -> str:
     """The name at a place of a node's inputs or outputs; empty where there is none."""
     return names[place] if place < len(names) else ""
-
-
-def letters(node: NodeProto) -> tuple[str, ...]:
-    """The states of a recurrent node."""
-    return ("h", "c") if node.op_type == "LSTM" else ("h",)
 
 
 def attribute(node: NodeProto, name: str, default: object) -> object:

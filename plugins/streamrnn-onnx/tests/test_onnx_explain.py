@@ -56,7 +56,7 @@ def test_exposed_state_is_told_with_what_was_changed(tmp_path):
     lines = told(dry_run, tmp_path, cell("GRU", names=()))
     state = "state cell.h -> cell.h.next float32 [1, rows, 4] hidden in a node, exposed; begins as zeros"
     assert state in lines
-    assert "changed initial_h of GRU 'cell' is the input 'cell.h', its Y_h is kept" in lines
+    assert "changed h of GRU 'cell' begins as the input 'cell.h' and ends as an output" in lines
     assert "proven steps equal the unchanged graph's over a sequence" in lines
     assert "provider cpu" in lines
 

@@ -46,7 +46,7 @@ class TorchLayers(OnDevice):
         if config.compile:
             self._run = torch.compile(self._step, dynamic=True)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _load(self, model: LoadedModel) -> None:
         weights = {}
         for weight, array in model.weights.items():
@@ -130,15 +130,16 @@ class TorchLayers(OnDevice):
 
     def _rows(self, given: Any, rows: int, repeat: bool = False) -> torch.Tensor:
         """[n, ...] on the device in the model's type, filled up to `rows` with zeros, or the last row."""
-        values = given if isinstance(given, torch.Tensor) else torch.from_numpy(given)
-        n = len(values)
+        n = given.shape[0]
         if rows > n:
-            filled = values.new_zeros((rows, *values.shape[1:]))
-            filled[:n] = values
+            shape = (rows, *given.shape[1:])
+            tensors = isinstance(given, torch.Tensor)
+            filled = given.new_zeros(shape) if tensors else np.zeros(shape, given.dtype)
+            filled[:n] = given
             if repeat:
-                filled[n:] = values[-1]
-            values = filled
-        return self._typed(values)
+                filled[n:] = given[-1]
+            given = filled
+        return self._typed(given if isinstance(given, torch.Tensor) else torch.from_numpy(given))
 
     def _typed(self, values: torch.Tensor) -> torch.Tensor:
         dtype = self._dtype if values.is_floating_point() else values.dtype

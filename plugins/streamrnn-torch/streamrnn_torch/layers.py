@@ -3,21 +3,24 @@
 A value is [rows, width], with rows a multiple of `ROWS` and width at least the layer's: what lies behind it
 is finite and meets weights of zero. In a scan the rows are time-major, t times n of them.
 
-What was measured on a CPU with AVX-512 in float32 and float64, and is probed again whenever a model is
-loaded: a product does not depend on the number of rows where rows and inner length are multiples of 4, nor
-does a whole call of torch.lstm, gru or rnn, which also equals its single steps. A function of single numbers
-does where their count is no multiple of 32, for what is left behind full vectors is computed by other code.
-Packed sequences and the cells (`nn.LSTMCell`) give other bits than the calls used here.
+What was measured in float32 and float64 on a CPU held to AVX-512, AVX2 and SSE4 in turn, and is probed
+again whenever a model is loaded: a product does not depend on the number of rows where rows and inner
+length are multiples of 4, nor does a whole call of torch.lstm, gru or rnn, which also equals its single
+steps. A function of single numbers does where their count is no multiple of 32, for what is left behind
+full vectors is computed by other code. Packed sequences and the cells (`nn.LSTMCell`) give other bits than
+the calls used here.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from streamrnn.layers.plan import (
@@ -58,6 +61,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda x: torch.softmax(x, dim=1),
     "log_softmax": lambda x: torch.log_softmax(x, dim=1),
 }
+LAYERS: Mapping[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 OVER_ROWS = ("softmax", "log_softmax")
 
@@ -127,13 +131,13 @@ class Cell:
         self.kind, self.states = plan.kind, cell.states
         self.inputs = inputs
         projects = "weight_hr" in cell.weights
-        projects = "weight_hr" in cell.weights
         width = up(cell.width, INNER)
         # PyTorch wants a projection to be narrower than the hidden state.
         hidden = up(max(cell.hidden, width + 1), INNER) if projects else width
         self.sizes = (width, hidden)[: len(cell.states)]
         self._true = (cell.width, cell.hidden)
-        self._weights = self._padded({name: weights[weight] for name, weight in cell.weights.items()}, hidden)
+        named = {name: weights[weight] for name, weight in cell.weights.items()}
+        self._weights = self._packed(self._padded(named, hidden), hidden)
         self._biased = "bias_ih" in cell.weights
         name = f"rnn_{plan.activation}" if plan.kind == "rnn" else plan.kind
         self._call: Callable[..., Any] = getattr(torch, name)
@@ -163,20 +167,30 @@ class Cell:
             warnings.simplefilter("ignore")
             self.run(x, [x.new_zeros((ROWS, size)) for size in self.sizes])
 
-    def _padded(self, weights: Tensors, hidden: int) -> list[Tensor]:
-        """The weights in the order of PyTorch's calls, zeros added; padded units stay at zero for ever."""
-        gates, (own, width), made = GATES[self.kind], (self._true[1], self.sizes[0]), []
+    def _packed(self, weights: Tensors, hidden: int) -> list[Tensor]:
+        """The weights as PyTorch's layer holds them: in the order of its calls, for cuDNN at one place."""
+        like = weights["weight_ih"]
+        options: dict[str, Any] = {"bias": "bias_ih" in weights, "device": like.device, "dtype": like.dtype}
+        if "weight_hr" in weights:
+            options["proj_size"] = self.sizes[0]
+        layer = LAYERS[self.kind](like.shape[1], hidden, **options)
+        layer.load_state_dict({f"{name}_l0": weight for name, weight in weights.items()})
+        layer.requires_grad_(False).flatten_parameters()
+        return list(layer.all_weights[0])
+
+    def _padded(self, weights: Tensors, hidden: int) -> Tensors:
+        """The weights with zeros added; padded units stay at zero for ever."""
+        gates, (own, width), made = GATES[self.kind], (self._true[1], self.sizes[0]), Tensors()
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             if name in weights:
                 part = weights[name].reshape(gates, own, -1)
                 inner = {"weight_ih": up(self.inputs, INNER), "weight_hh": width}.get(name, 1)
                 grown = part.new_zeros((gates, hidden, inner))
                 grown[:, :own, : part.shape[2]] = part
-                made.append(grown.flatten(0, 1) if name.startswith("weight") else grown.flatten())
+                made[name] = grown.flatten(0, 1) if name.startswith("weight") else grown.flatten()
         if "weight_hr" in weights:
-            grown = made[0].new_zeros((width, hidden))
-            grown[: self._true[0], :own] = weights["weight_hr"]
-            made.append(grown)
+            made["weight_hr"] = made["weight_ih"].new_zeros((width, hidden))
+            made["weight_hr"][: self._true[0], :own] = weights["weight_hr"]
         return made
 
 
@@ -222,13 +236,15 @@ class Lengths:
         self.steps, self.rows = steps, len(lens)
         self._lens = lens
         self._equal = bool((lens == steps).all())
+        # A third of a call may be padding before calls of equal lengths are the faster.
+        self._full = 3 * int(lens.sum()) >= 2 * steps * len(lens)
         self._finite: Tensor | None = None
 
     def run(self, cell: Cell, x: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """As `Cell.run`; the states are those after each row's last step, what y is behind it is anything."""
         if self._equal:
             return cell.run(x, states)
-        if len(states) == 1:
+        if len(states) == 1 and self._full:
             # h at every step is the answer itself, so one call over all steps tells every row's last state.
             y, _ = cell.run(x, states)
             return y, [y[self._lens - 1, torch.arange(self.rows, device=y.device)]]
@@ -236,6 +252,8 @@ class Lengths:
 
     def check(self, values: Tensor) -> None:
         """Note what is not finite in values [t * rows, w], or [rows, w] of the first step."""
+        if math.isfinite(values.sum().item()):  # many times as fast, and nothing else has a finite sum
+            return
         good = torch.isfinite(values)
         if not good.all():
             if self._finite is None:
@@ -265,15 +283,15 @@ class Lengths:
 def equal_groups(lens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Calls that bring rows of `lens` int64 [n] steps to their ends, each of rows with equally many steps.
 
-    These are the lengths' powers of two, largest first. Yields rows [r], r a multiple of `ROWS`, where the
-    last may be repeated, and the indices of their steps [2^k, r].
+    From one row's end to the next, those go on that have more. Yields rows [r], r a multiple of `ROWS`, where
+    the last may be repeated, and the indices of their steps [k, 1].
     """
-    for power in reversed(range(int(lens.max()).bit_length())):
-        rows = torch.nonzero((lens >> power) & 1).flatten()
-        if len(rows):
-            rows = torch.cat([rows, rows[-1:].expand(up(len(rows), ROWS) - len(rows))])
-            start = (lens[rows] >> (power + 1)) << (power + 1)
-            yield rows, start + torch.arange(1 << power, device=lens.device)[:, None]
+    start = 0
+    for stop in torch.unique(lens).tolist():
+        rows = torch.nonzero(lens >= stop).flatten()
+        rows = torch.cat([rows, rows[-1:].expand(up(len(rows), ROWS) - len(rows))])
+        yield rows, torch.arange(start, stop, device=lens.device)[:, None]
+        start = stop
 
 
 def load_layer(

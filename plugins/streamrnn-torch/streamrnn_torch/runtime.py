@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from streamrnn.backend import Backend
+from streamrnn.core.slab import HostSlab
 from streamrnn.errors import ModelError, OptionError
 from streamrnn_torch.slab import DeviceSlab
 
@@ -71,15 +72,20 @@ THREAD_LIMIT = ThreadLimit()
 class OnDevice(Backend):
     """A model on a device, in one type, with PyTorch's threads held while it is open."""
 
+    ragged = True
+
     def _settle(self, config: TorchConfig | TorchModuleConfig, own_slab: bool | None) -> None:
         """Raises `OptionError` for a device that is not there."""
         self._device, self._dtype = device_named(config.device), DTYPES[config.dtype]
-        self._threads, self._opened = config.threads, False
+        self._threads, self._compiled, self._opened = config.threads, config.compile, False
         if config.device != "cpu" if own_slab is None else own_slab:
             self.make_slab = self._make_slab
 
     def open(self, device: str = "cpu", threads: int = 1) -> None:
-        """Hold the configured number of threads; the device is the configured one too."""
+        """Hold the configured number of threads; the device is the configured one too.
+
+        Raises `ModelError` if another model has set another number, or the model cannot be compiled.
+        """
         if self._opened:
             return
         THREAD_LIMIT.hold(self._threads)
@@ -87,12 +93,26 @@ class OnDevice(Backend):
         if self._device.type == "cuda":
             # 10 bits of mantissa in products, on by default in cuDNN's layers alone, are no float32.
             torch.backends.cudnn.allow_tf32 = False
+        if self._compiled:
+            self._try_compiled()
 
     def close(self) -> None:
         """Let go of the limit on threads."""
         if self._opened:
             THREAD_LIMIT.release()
             self._opened = False
+
+    def _try_compiled(self) -> None:
+        """A first step, in which torch.compile does its work."""
+        slab = self.make_slab(1) if self.make_slab else HostSlab(self.state, 1)
+        x = {spec.name: np.zeros((1, *spec.shape), spec.dtype) for spec in self.inputs}
+        try:
+            self.step(slab.take(np.arange(1), np.ones(1, np.int8), x), x)
+        except Exception as error:
+            self.close()
+            why = (str(error).splitlines() or [""])[0]
+            text = f"compile: torch.compile fails with {type(error).__name__}: {why}; leave it out"
+            raise ModelError(text) from error
 
     def _make_slab(self, capacity: int) -> DeviceSlab:
         stored = {tensor.name: self._stored(tensor.dtype) for tensor in self.state.tensors}

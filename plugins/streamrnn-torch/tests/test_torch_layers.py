@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,36 @@ def test_an_index_without_a_row_is_refused() -> None:
     backend = build(TorchConfig.model_validate({"layers": layers}), given, Context())
     with pytest.raises(ModelError, match=r"expected indices from 0 to 1, found 2 in 'i'"):
         backend.step({}, {"i": np.array([[1], [2]])})
+
+
+LINEAR = {"type": "linear", "out": 1, "weights": {"weight": [[1, 2]]}}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_answers_alike() -> None:
+    plain, compiled = (
+        build(TorchConfig.model_validate({"layers": [LINEAR], "compile": each}), X2, Context())
+        for each in (False, True)
+    )
+    compiled.open()
+    for rows in (1, 4, 9):
+        x = {"x": np.random.default_rng(rows).standard_normal((rows, 2)).astype(np.float32)}
+        assert not difference(compiled.step({}, x)[1], plain.step({}, x)[1], 1e-6)
+    compiled.close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_model_that_cannot_be_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(state: Any, values: Any) -> Any:
+        raise RuntimeError("no compiler\nand more")
+
+    backend = build(TorchConfig.model_validate({"layers": [LINEAR], "compile": True}), X2, Context())
+    monkeypatch.setattr(backend, "_run", refuses)
+    with pytest.raises(ModelError, match=r"torch\.compile fails with RuntimeError: no compiler; leave"):
+        backend.open()
+    assert THREAD_LIMIT._holders == 0
 
 
 def test_threads_are_held_while_a_model_is_open() -> None:

@@ -21,7 +21,7 @@ from streamrnn_torch.options import TorchModuleConfig
 from streamrnn.backend import TensorSpec
 from streamrnn.conformance import BackendConformance
 from streamrnn.context import Context
-from streamrnn.core.probe import ByRow, probe
+from streamrnn.core.probe import ByRow, Verdict, probe
 from streamrnn.errors import ConfigError, ModelError, OptionError
 from streamrnn.testing import quiet_context, run_pipeline
 
@@ -69,7 +69,9 @@ def module_of(backend: TorchModule) -> Any:
 
 
 class TestModules(BackendConformance):
-    own_slab = False
+    """Nothing is promised of a module's bits: what the probe finds on a machine holds there."""
+
+    exact, own_slab = False, False
 
     @pytest.fixture(params=MODELS)
     def options(self, request):
@@ -213,15 +215,24 @@ def test_options_that_do_not_fit_are_refused_together() -> None:
     assert absent.startswith(f"module: absent_nets cannot be imported from {NETS} or the environment")
 
 
+def probed(**options: Any) -> Verdict:
+    backend = load(**options)
+    backend.open()
+    verdict = probe(backend)
+    backend.close()
+    return verdict
+
+
 def test_rows_that_mix_are_found_by_the_probe() -> None:
-    verdict = probe(load(module="odd_nets:Mixes"))
+    verdict = probed(module="odd_nets:Mixes")
     assert verdict.numerics == "approximate"
     assert "answers otherwise than for each row alone" in verdict.reasons[0]
 
 
 def test_functions_over_odd_widths_are_padded_until_rows_are_alike() -> None:
-    verdict = probe(load(module="odd_nets:Gated"))
-    assert (verdict.numerics, verdict.pad_rows) == ("batch_invariant", 32)
+    verdict = probed(module="odd_nets:Gated")
+    assert verdict.numerics == "batch_invariant"
+    assert verdict.pad_rows in (0, 32)  # code without vectors needs none
 
 
 def test_without_trust_nothing_is_imported(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_swapped_gates_are_named(folder, name):
         (cause,) = causes(out)
         stored = "f, i, g, o" if name == "LSTM" else "z, r, n"
         assert cause.startswith(f"gate order: the weights of 'rnn' have their gates as {stored}")
-        assert ", in the live model; put right, all agree (largest distance " in cause
+        assert ", in the live model; this explains all of it (largest distance left " in cause
 
 
 def test_swapped_gates_of_one_part_of_a_module_are_named(folder):

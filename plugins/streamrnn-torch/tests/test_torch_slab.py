@@ -1,0 +1,106 @@
+"""The slab of tensors does what the slab of numpy arrays does, alone and inside the core."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+from streamrnn_torch.backend import TorchLayers
+from streamrnn_torch.options import TorchConfig
+from streamrnn_torch.slab import DeviceSlab
+from test_torch_layers import random_model
+
+from streamrnn.backend import FirstInput, StateSpec, StateTensor
+from streamrnn.context import Context
+from streamrnn.core import Core
+from streamrnn.core.slab import HostSlab
+from streamrnn.events import Batch
+from streamrnn.layers.loading import LoadedModel
+from streamrnn.limits import Limits
+from streamrnn.resets.rules import Every
+
+SPEC = StateSpec(
+    (
+        StateTensor("h", (2, 3), batch_axis=1, initial=[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]),
+        StateTensor("n", (), "int64", initial=7),
+        StateTensor("first", (2,), initial=FirstInput("x")),
+        StateTensor("wide", (3,), "float64", initial=0.5),
+    )
+)
+STORED = {"h": torch.float32, "n": torch.int64, "first": torch.float32, "wide": torch.float64}
+
+
+def plain(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: np.asarray(values).tolist() for name, values in state.items()}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_both_slabs_store_alike(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    slabs = HostSlab(SPEC, 8), DeviceSlab(SPEC, 8, torch.device("cpu"), STORED)
+    for _ in range(30):
+        what, rows = rng.integers(7), rng.permutation(slabs[0].capacity)[: rng.integers(1, 6)]
+        fresh, mask = rng.integers(0, 3, len(rows)).astype(np.int8), rng.random(len(rows)) < 0.5
+        x = {"x": rng.standard_normal((len(rows), 2)).astype(np.float32)}
+        drawn = {
+            t.name: (rng.standard_normal((len(rows), *t.shape)) * 3).astype(t.dtype) for t in SPEC.tensors
+        }
+        if rng.random() < 0.2:
+            drawn["h"][0, 0, 0] = np.nan
+        answers = []
+        for slab in slabs:
+            if what == 0:
+                slab.grow(slab.capacity + 3)
+            elif what == 1:
+                slab.init(rows, np.maximum(fresh, 1))
+            elif what == 2:
+                slab.write(rows, drawn)
+            state = slab.take(np.repeat(rows, 2) if what == 3 else rows, *again(what, fresh, x))
+            n = len(state["n"])
+            cut = slab.narrow(state, 1, len(rows))
+            norms = [(np.ones(n, bool) & slab.healthy(state, norm)).tolist() for norm in (None, 4.0)]
+            slab.put(rows, slab.narrow(state, 0, len(rows)), mask)
+            answers.append([plain(state), plain(cut), norms, plain(slab.read(np.arange(slab.capacity)))])
+        np.testing.assert_equal(*answers)
+
+
+def again(what: int, fresh: np.ndarray, x: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The arguments of a take whose rows are there once, or each twice."""
+    if what != 3:
+        return fresh, x
+    return np.repeat(fresh, 2), {"x": np.repeat(x["x"], 2, axis=0)}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_core_with_either_gives_the_same_bits(tmp_path: Path, seed: int) -> None:
+    """Resets, evictions, events that the guard refuses, cuts and a snapshot on the way."""
+    rng = np.random.default_rng(seed)
+    layers, given = random_model(rng, tmp_path)
+    config = TorchConfig.model_validate({"path": "m.safetensors", "layers": layers})
+    cores = []
+    for own_slab in (False, True):
+        model = LoadedModel(config, given, Context(base_dir=tmp_path))
+        backend = TorchLayers(model, config, own_slab)
+        backend.open()
+        limits = Limits(max_keys=6, max_state_norm=2.5 if seed % 2 else None)
+        cores.append(Core(backend, [Every("every", "initial", "after", 7)], limits=limits))
+    x = rng.standard_normal((400, *given["x"].shape)).astype(np.float32)
+    x[rng.random(400) < 0.02] = np.inf
+    keys = rng.choice(list("abcdefghij"), 400, p=[0.55] + [0.05] * 9).tolist()
+    start = 0
+    while start < 400:
+        stop = start + int(rng.integers(1, 90))
+        found = []
+        for core in cores:
+            outputs = core.process(Batch(keys[start:stop], {"x": x[start:stop]}))
+            found.append([outputs.y["y"].tobytes(), outputs.refused, outputs.steps.tolist()])
+        assert found[0] == found[1]
+        start = stop
+    assert cores[0].snapshot() == cores[1].snapshot()
+    for core in cores:
+        core.backend.close()
