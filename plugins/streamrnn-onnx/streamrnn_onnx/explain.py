@@ -63,6 +63,8 @@ def _states(plan: Plan) -> Iterator[Fact]:
             _tensor(pair.input, layout),
             f"{found}; begins as {begins}{'' if layout else _LATER}",
         )
+    for node in plan.unused:
+        yield Fact("state", "", "", f"{node} begins anew, in a branch that is seen not to be taken")
     if plan.forgets:
         yield Fact("state", "", "", "recurrent nodes begin anew with every event, as the options say")
     elif not plan.pairs:

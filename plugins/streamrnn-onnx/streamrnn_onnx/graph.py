@@ -117,6 +117,33 @@ def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
                 waiting += attribute.graphs
 
 
+def branches(graph: GraphProto) -> dict[int, tuple[tuple[int, str], ...]]:
+    """For each node, by its `id`, the branches it is in: `id` of the node around it and the branch's name."""
+    found: dict[int, tuple[tuple[int, str], ...]] = {}
+    waiting: list[tuple[GraphProto, tuple[tuple[int, str], ...]]] = [(graph, ())]
+    while waiting:
+        graph, path = waiting.pop()
+        for node in graph.node:
+            found[id(node)] = path
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    waiting.append((attribute.g, (*path, (id(node), attribute.name))))
+    return found
+
+
+def inner_reads(node: NodeProto) -> set[str]:
+    """What the graphs inside a node read and give: values of their own, and of the graphs around them."""
+    found: set[str] = set()
+    waiting = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    while waiting:
+        graph = waiting.pop()
+        found |= {value.name for value in graph.output}
+        for inside in graph.node:
+            found |= set(inside.input)
+            waiting += [attribute.g for attribute in inside.attribute if attribute.HasField("g")]
+    return found
+
+
 def mixing(graph: GraphProto) -> list[NodeProto]:
     """The nodes that scale all rows of a call by the largest number in any of them."""
     return [node for node in all_nodes(graph) if node.op_type.startswith("DynamicQuantize")]

@@ -121,7 +121,8 @@ def _settle(prover: Prover) -> Proven:
         ways = " or ".join(str(one.plan.readings[0]) for one in held)
         text = f"the axes can be read in {len(held)} ways that hold: {ways}"
         raise OptionError(((), f"{text}; write batch_axis and time_axis under inputs"))
-    raise OptionError(((), "; ".join(dict.fromkeys(reasons)) + _suspects(prover.plan.graph)))
+    told = "; ".join(dict.fromkeys(reasons))
+    raise OptionError(((), told + (_suspects(prover.plan.graph) if "a sequence" in told else "")))
 
 
 def _suspects(graph: Graph) -> str:

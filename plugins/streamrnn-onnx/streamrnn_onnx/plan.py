@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from streamrnn.errors import OptionError
 from streamrnn_onnx.axes import EXPOSED, Layout, Reading, find_readings
 from streamrnn_onnx.config import First, OnnxConfig
 from streamrnn_onnx.constants import ELEMENTS_MAX
-from streamrnn_onnx.graph import KNOWN_TYPES, Graph, Port, shown
+from streamrnn_onnx.graph import KNOWN_TYPES, Graph, Port, shown, title
 from streamrnn_onnx.pairing import Pair, Problem, pair_states
 from streamrnn_onnx.recurrent import Cells, unfit
 from streamrnn_onnx.surgery import expose, find_hidden
@@ -51,6 +51,8 @@ class Plan:
     original: Graph | None = None
     changes: tuple[str, ...] = ()
     forgets: bool = False
+    unused: tuple[str, ...] = ()
+    """Nodes that would forget, in branches of an If that must be seen not to be taken."""
 
     def chosen(self, reading: Reading) -> Plan:
         """The same with one reading left."""
@@ -66,6 +68,8 @@ def plan_model(config: OnnxConfig, given: Mapping[str, TensorSpec], graph: Graph
     problems += _unfit_nodes(cells)
     exposed, changes, original, forgets = list[Pair](), list[str](), None, False
     hidden = [] if problems else find_hidden(cells, {pair.name for pair in pairs})
+    unused = {title(cells.nodes[one.number]) for one in hidden if one.replaced}
+    hidden = [one for one in hidden if not one.replaced]
     if hidden:
         if config.hidden_state == "forget" or config.state == []:
             forgets = True
@@ -81,7 +85,7 @@ def plan_model(config: OnnxConfig, given: Mapping[str, TensorSpec], graph: Graph
                 problems.append(((), f"{error}; {_FORGET}"))
     if problems:
         raise OptionError(*problems)
-    return _Planner(config, given, graph, [*pairs, *exposed]).plan(original, changes, forgets)
+    return _Planner(config, given, graph, [*pairs, *exposed]).plan(original, changes, forgets, unused)
 
 
 _FORGET = "write hidden_state: forget if it is meant to"
@@ -120,7 +124,9 @@ class _Planner:
         self.config, self.given, self.graph, self.pairs = config, given, graph, pairs
         self.problems: list[Problem] = []
 
-    def plan(self, original: Graph | None, changes: Sequence[str], forgets: bool) -> Plan:
+    def plan(
+        self, original: Graph | None, changes: Sequence[str], forgets: bool, unused: Collection[str]
+    ) -> Plan:
         config, states = self.config, {pair.name for pair in self.pairs}
         exposed = any(pair.how == EXPOSED for pair in self.pairs)
         data = [p for p in self.graph.inputs if p.name not in states and p.name not in config.constants]
@@ -146,7 +152,7 @@ class _Planner:
             raise OptionError(*dict.fromkeys(self.problems))
         return Plan(
             self.graph, tuple(data), tuple(self.pairs), tuple(constants), outputs, tuple(found), original,
-            tuple(changes), forgets,
+            tuple(changes), forgets, tuple(sorted(unused)),
         )  # fmt: skip
 
     def _outputs(self) -> dict[str, Port]:

@@ -64,7 +64,10 @@ class Prover:
         model = self.backend(proven)
         if reading.fixed_rows != 1 and not self.mixes:
             self._check_rows(model)
-        compared = reading.has_steps and not any(constant.rows is not None for constant in plan.constants)
+        if plan.unused:
+            self._check_states_matter(model)
+        repeated = any(constant.rows is not None for constant in plan.constants)
+        compared = reading.has_steps and not repeated and not plan.forgets
         if compared:
             self._check_steps(model, proven)
         return Proven(plan, outputs, self._may_scan(proven), compared)
@@ -161,6 +164,25 @@ class Prover:
             for name, array in alone[1].items():
                 _compare(array, together[1][name][row : row + 1], name, "rows mix")
 
+    def _check_states_matter(self, model: OnnxBackend) -> None:
+        """That each state decides the answer or the next state, whatever branch the graph takes."""
+        n = model.max_rows or 1
+        x = {name: array[:, 0] for name, array in self._draw(model, n, 1).items()}
+        state, other = self._states(model, n), self._states(model, n)
+        before = model.step(state, x)
+        for tensor in model.state.tensors:
+            after = model.step({**state, tensor.name: other[tensor.name]}, x)
+            same = all(
+                np.array_equal(array, again[name])
+                for array_of, again in zip(before, after, strict=True)
+                for name, array in array_of.items()
+            )
+            if same and np.dtype(tensor.dtype).kind == "f":
+                nodes = ", ".join(self.plan.unused)
+                raise RefutedError(
+                    f"the state '{tensor.name}' changes nothing: {nodes} begins anew each time"
+                )
+
     def _check_steps(self, model: OnnxBackend, proven: Proven) -> None:
         n = model.max_rows or 2
         # Numbers that are scaled by the largest of a call come out otherwise in a longer call.
@@ -211,7 +233,8 @@ class Prover:
             _is_bounded(node) for node in cells.nodes
         )
         repeated = any(constant.rows is not None for constant in proven.plan.constants)
-        return reading.has_steps and everywhere and bounded and not repeated and not self.mixes
+        known = everywhere and bounded and not repeated and not self.mixes
+        return reading.has_steps and known and not proven.plan.forgets
 
 
 def _is_bounded(node: Any) -> bool:

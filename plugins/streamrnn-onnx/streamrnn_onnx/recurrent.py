@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from streamrnn_onnx.graph import Graph, all_nodes, title
+from streamrnn_onnx.graph import Graph, all_nodes, inner_reads, title
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -83,10 +83,7 @@ class Cells:
             node = self._producers.get(value)
             if node is None or node.op_type in _SIZES:
                 continue
-            inner = {
-                read for a in node.attribute if a.HasField("g") for n in all_nodes(a.g) for read in n.input
-            }
-            fresh = (set(node.input) | inner) - seen
+            fresh = (set(node.input) | inner_reads(node)) - seen
             seen |= fresh
             waiting += fresh
         return seen & {port.name for port in self.graph.inputs}

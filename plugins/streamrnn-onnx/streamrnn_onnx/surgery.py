@@ -7,7 +7,7 @@ call ended, and its constant is the state of a key after a reset.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from streamrnn_onnx.axes import EXPOSED
 from streamrnn_onnx.config import StateOptions
 from streamrnn_onnx.constants import check_elements, compute
-from streamrnn_onnx.graph import KNOWN_TYPES, Graph, Port, all_nodes, read_graph, title
+from streamrnn_onnx.graph import KNOWN_TYPES, Graph, Port, branches, inner_reads, read_graph, title
 from streamrnn_onnx.pairing import Pair
 from streamrnn_onnx.recurrent import SEQUENCE_LENS, STATES, Cells, unfit, value_at
 
@@ -27,12 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """A state of a node that no graph input begins; `why` it cannot be exposed, or None."""
+    """A state of a node that no graph input begins; `why` it cannot be exposed, or None.
+
+    `replaced` says that it stands in a branch of an If whose other branch has such a node with a state that
+    is given: what exporters make of "begin with zeros if no state was given".
+    """
 
     number: int
     letter: str
     value: str
     why: str | None
+    replaced: bool = False
 
 
 def find_hidden(cells: Cells, kept: Collection[str]) -> list[Hidden]:
@@ -49,7 +54,18 @@ def find_hidden(cells: Cells, kept: Collection[str]) -> list[Hidden]:
                 if not why and "h" not in STATES[node.op_type] and not cells.graph.output(node.output[after]):
                     why = f"{title(node)} keeps its state to itself; export it as an output"
                 found.append(Hidden(number, letter, value, why))
-    return found
+    return _with_replaced(cells, found)
+
+
+def _with_replaced(cells: Cells, hidden: Sequence[Hidden]) -> list[Hidden]:
+    paths = branches(cells.graph.proto.graph)
+    own = [paths[id(node)] for node in cells.nodes]
+    numbers = {one.number for one in hidden}
+    carried = {branch for number, path in enumerate(own) if number not in numbers for branch in path}
+    return [
+        replace(one, replaced=any(a == b and x != y for a, x in own[one.number] for b, y in carried))
+        for one in hidden
+    ]
 
 
 def _obstacle(node: NodeProto, decided_by: Collection[str], inner: bool) -> str | None:
@@ -102,10 +118,7 @@ def _prune(graph: GraphProto) -> None:
         name = waiting.pop()
         node = makers.get(name)
         if name not in needed and node is not None:
-            inner = [
-                read for a in node.attribute if a.HasField("g") for n in all_nodes(a.g) for read in n.input
-            ]
-            waiting += [*node.input, *inner]
+            waiting += [*node.input, *inner_reads(node)]
         needed.add(name)
     kept = [node for node in graph.node if not needed.isdisjoint(node.output)]
     if len(kept) < len(graph.node):
