@@ -73,7 +73,47 @@ def torch_loop(weights: Path) -> Step:
     return step
 
 
-LOOPS: dict[str, Callable[[Path], Step]] = {"numpy": numpy_loop, "torch": torch_loop}
+def onnx_loop(weights: Path) -> Step:
+    """`session.run` over a GRU of one step, state in and out."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = ort.InferenceSession(onnx_gru(weights), options, providers=["CPUExecutionProvider"])
+    zero = np.zeros((1, 1, HIDDEN), np.float32)
+
+    def step(h: Any, x: np.ndarray) -> Any:
+        return session.run(None, {"x": x.reshape(1, 1, -1), "h": zero if h is None else h})[0]
+
+    return step
+
+
+def onnx_gru(weights: Path) -> bytes:
+    """The same weights as an ONNX graph; ONNX orders the gates z, r, h."""
+    from onnx import TensorProto, helper, numpy_helper
+    from safetensors.numpy import load_file
+
+    def gates(part: str) -> np.ndarray:
+        r, z, n = np.split(w[f"rnn.{part}_l0"], 3)
+        return np.concatenate([z, r, n])
+
+    def value(name: str, *shape: int) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    w = load_file(weights)
+    bias = np.concatenate([gates("bias_ih"), gates("bias_hh")])
+    stored = {"W": gates("weight_ih")[None], "R": gates("weight_hh")[None], "B": bias[None]}
+    node = helper.make_node(
+        "GRU", ["x", "W", "R", "B", "", "h"], ["", "hn"], hidden_size=HIDDEN, linear_before_reset=1
+    )
+    constants = [numpy_helper.from_array(array, name) for name, array in stored.items()]
+    inputs, outputs = [value("x", 1, 1, INPUTS), value("h", 1, 1, HIDDEN)], [value("hn", 1, 1, HIDDEN)]
+    graph = helper.make_graph([node], "gru", inputs, outputs, constants)
+    opsets = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+LOOPS: dict[str, Callable[[Path], Step]] = {"numpy": numpy_loop, "torch": torch_loop, "onnx": onnx_loop}
 
 
 def backend(engine: str, weights: Path) -> Any:
