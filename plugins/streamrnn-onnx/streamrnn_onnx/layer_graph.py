@@ -42,7 +42,7 @@ _ELEMENTS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
 def has_time(layers: Sequence[LayerPlan]) -> bool:
-    """Whether the graph has an axis of steps: a stateless one needs none, and ONNX's LSTM has no projection."""
+    """Whether the graph has an axis of steps: a stateless one needs none, and LSTM has no projection."""
     recurrent = [layer for layer in layers if isinstance(layer, RecurrentPlan)]
     projected = any("weight_hr" in cell.weights for layer in recurrent for cell in layer.cells)
     return bool(recurrent) and not projected
