@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import sys
 import warnings
@@ -266,6 +267,29 @@ def test_weights_must_fit_the_module(tmp_path: Path) -> None:
     save_file({**weights, "score.bias": torch.tensor([torch.inf])}, tmp_path / "inf.safetensors")
     with pytest.raises(ModelError, match=r"score\.bias: expected finite numbers"):
         load(folder=tmp_path, module="alarm_net_2:Alarm", path="inf.safetensors")
+
+
+class Hostile:
+    """Writes a canary when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.canary,)
+
+
+@pytest.mark.parametrize("form", ["new", "old", "bare", "nested"])
+def test_a_pickle_is_not_executed_even_where_code_is_trusted(tmp_path: Path, form: str) -> None:
+    canary, file = tmp_path / "executed", tmp_path / "weights.pt"
+    weights = {"score.bias": Hostile(canary)} if form == "nested" else Hostile(canary)
+    if form == "bare":
+        file.write_bytes(pickle.dumps(weights))
+    else:
+        torch.save(weights, file, _use_new_zipfile_serialization=form != "old")
+    (text,) = problems_of(folder=tmp_path, module="odd_nets:Sequence", path="weights.pt", time_axis=0)
+    assert text.startswith("path: weights.pt cannot be read as weights: ")
+    assert not canary.exists()
 
 
 def test_a_module_of_another_folder_is_not_taken_for_ones_own(tmp_path: Path) -> None:
