@@ -6,7 +6,7 @@ different keys; what it returns for a row may depend on that row alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -83,6 +83,20 @@ class Description:
     state: StateSpec = field(default_factory=StateSpec)
 
 
+@dataclass(frozen=True)
+class Fact:
+    """One line of how a model was understood, for a person.
+
+    `part` is what it is about (input, output, state, constant, ...), `tensor` type and shape where there is
+    one, `meaning` what it is taken for and by what that was found.
+    """
+
+    part: str
+    name: str
+    tensor: str = ""
+    meaning: str = ""
+
+
 class Backend(Protocol):
     """A loaded model.
 
@@ -112,6 +126,9 @@ class Backend(Protocol):
 
     make_slab: Callable[[int], Slab] | None = None
     """`make_slab(capacity)`: a slab of the backend's own, for states that live on a device."""
+
+    explain: Callable[[], Sequence[Fact]] | None = None
+    """`explain()`: what loading has shown of the model beside inputs, outputs and state, or None."""
 
     def open(self, device: str = "cpu", threads: int = 1) -> None:
         """Called once before the first step."""

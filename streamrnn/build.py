@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from streamrnn.backend import Backend, TensorSpec
     from streamrnn.context import Context
     from streamrnn.events import Block, Columns
+    from streamrnn.offline import Offline
     from streamrnn.ports import Codec, Framer, Sink, Source
     from streamrnn.registry import Registry
     from streamrnn.rules import Feature, ResetRule
@@ -63,14 +64,14 @@ def _parts(
     source: Source | None,
     sink: Sink | None,
 ) -> Parts:
-    limits, dead_letter = spec.file.limits, spec.file.dead_letter
-    rules: list[ResetRule] = [_build(rule, spec.ticks_per_s) for rule in spec.rules]
+    dead_letter = spec.file.dead_letter
+    rules = reset_rules(spec)
     stage = event_stage(spec, backend, rules, context)
     core = Core(backend, rules, elapsed_features(spec, context), core_limits(spec))
     decoder: Codec = _build(spec.decode, context)
     encoder: Codec = _build(spec.encode, context)
     decode = _decode(decoder, spec, stage)
-    source = source or _build(spec.source, context, _framing(decoder, limits.max_line_bytes))
+    source = source or build_source(spec, context, decoder)
     opened.callback(source.close)
     sink = sink or _build(spec.sink, context)
     opened.callback(sink.close)
@@ -89,19 +90,41 @@ def _parts(
         sink=sink,
         rejects=rejects,
         verdict=verdict,
-        max_batch_events=limits.max_batch_events,
+        max_batch_events=spec.file.limits.max_batch_events,
     )
 
 
-def build_backend(spec: PipelineSpec, context: Context) -> tuple[Backend, Verdict]:
-    """The loaded, opened and probed model. Raises `ModelError` or `ConfigError`."""
-    context = replace(context, trusts_code=spec.file.trust == "code")
+def reset_rules(spec: PipelineSpec) -> list[ResetRule]:
+    """The rules in the order of the file."""
+    return [_build(rule, spec.ticks_per_s) for rule in spec.rules]
+
+
+def build_source(spec: PipelineSpec, context: Context, decoder: Codec) -> Source:
+    """The opened source. Raises `SourceError`, or `OptionError` with paths into the file."""
+    source: Source = _build(spec.source, context, _framing(decoder, spec.file.limits.max_line_bytes))
+    return source
+
+
+def trusted(spec: PipelineSpec, context: Context) -> Context:
+    """The context with what the file trusts."""
+    return replace(context, trusts_code=spec.file.trust == "code")
+
+
+def load_backend(spec: PipelineSpec, context: Context) -> Backend:
+    """The loaded and opened model as its component made it. Raises `ModelError` or `ConfigError`."""
+    context = trusted(spec, context)
     try:
         backend: Backend = _build(spec.model, spec.given, context)
     except OptionError as error:
         raise ConfigError(from_option_error(error, (), spec.tree)) from error
-    _check_description(spec, backend)
+    check_description(spec, backend)
     backend.open()
+    return backend
+
+
+def build_backend(spec: PipelineSpec, context: Context) -> tuple[Backend, Verdict]:
+    """The loaded, opened and probed model. Raises `ModelError` or `ConfigError`."""
+    backend = load_backend(spec, context)
     if backend.max_rows is not None:
         backend = Chunked(backend)
     verdict = probe(backend)
@@ -119,7 +142,7 @@ def build_backend(spec: PipelineSpec, context: Context) -> tuple[Backend, Verdic
     return backend, verdict
 
 
-def _check_description(spec: PipelineSpec, backend: Backend) -> None:
+def check_description(spec: PipelineSpec, backend: Backend | Offline) -> None:
     """What `lint` could not see when the backend describes itself only once it is loaded."""
     if spec.description is not None:
         return

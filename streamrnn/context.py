@@ -111,6 +111,10 @@ class FileSystem:
         """Rename a file; one that `target` names is lost."""
         os.replace(path, target)
 
+    def remove(self, path: Path) -> None:
+        """Remove a file, if there is one."""
+        path.unlink(missing_ok=True)
+
     def write(self, file: BinaryIO, data: bytes | memoryview) -> None:
         """All of `data`; an unbuffered file may take less at a time."""
         left = memoryview(data)

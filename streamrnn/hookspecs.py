@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +13,8 @@ import pluggy
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from streamrnn.backend import TensorSpec
+    from streamrnn.context import Context
     from streamrnn.events import Origin, Rejected, Report
 
 hookspec = pluggy.HookspecMarker("streamrnn")
@@ -27,8 +29,8 @@ class Component:
     """One thing that a pipeline file can name.
 
     `name` is what stands behind `type:` (for a feature: the key that names it), lower case with underscores.
-    `config` declares its options; `summary` is one line for `list`. `build` and `describe` are callables or
-    "package.module:function", imported when first needed, so that declaring costs nothing.
+    `config` declares its options; `summary` is one line for `list`. `build`, `describe` and `explain` are
+    callables or "package.module:function", imported when first needed, so that declaring costs nothing.
     What `build` is called with depends on the kind; docs/plugins.md says how.
     """
 
@@ -40,9 +42,14 @@ class Component:
     describe: Callable[..., Any] | str | None = None
     example: str = ""
     """The options of a small working use, as YAML in flow style; `create` and `schema` show it."""
+    explain: Callable[..., Any] | str | None = None
+    """For a backend, called as `describe`: the `Fact`s by which it understands a model."""
+    offline: Callable[..., Any] | str | None = None
+    """For a backend: makes the `streamrnn.offline.Offline` that `verify` compares with, from what `build` is
+    given. Without it, that is the backend itself, one event after the other."""
 
-    def resolve(self, what: Literal["build", "describe"]) -> Callable[..., Any]:
-        """The callable behind `build` or `describe`."""
+    def resolve(self, what: Literal["build", "describe", "explain", "offline"]) -> Callable[..., Any]:
+        """The callable behind one of these fields."""
         found = getattr(self, what)
         if isinstance(found, str):
             module, _, attribute = found.partition(":")
@@ -70,6 +77,14 @@ def streamrnn_resolve_model(uri: str, base_dir: Path) -> Path | None:
     """The local file of a model named in a pipeline, or None to leave it to others.
 
     The core answers plain paths, after every plugin was asked.
+    """
+
+
+@hookspec(firstresult=True)
+def streamrnn_export(options: BaseModel, given: Mapping[str, TensorSpec], context: Context) -> bytes | None:
+    """The model with these options as an ONNX graph of one step, or None to leave it to others.
+
+    The graph's metadata `streamrnn.state` lists its states; `given` are the pipeline's inputs.
     """
 
 

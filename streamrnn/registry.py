@@ -22,7 +22,9 @@ from streamrnn.hookspecs import KINDS, Component, Kind
 GROUP = "streamrnn"
 CORE = "streamrnn"
 
-_PLANNED = ("onnx", "kafka")
+_PLANNED = ("kafka",)
+_OWN_PACKAGES = {"onnx": "streamrnn-onnx", "torch": "streamrnn-torch"}
+"""Packages of this project by the type they provide."""
 
 
 class Registry:
@@ -118,6 +120,8 @@ class Registry:
         text = f"{absent}; installed: {', '.join(self.names(kind))}"
         if name.split("_")[0] in _PLANNED:
             return f"{text}; '{name}' is planned, but does not exist yet"
+        if package := _OWN_PACKAGES.get(name):
+            return f"{text}; '{name}' is in the package {package}: pip install {package}"
         return text + suggest(name, self.names(kind))
 
     def _points(self) -> list[metadata.EntryPoint]:

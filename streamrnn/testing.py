@@ -23,6 +23,7 @@ from streamrnn.registry import Registry
 
 if TYPE_CHECKING:
     from streamrnn.events import Frames
+    from streamrnn.pipeline import Pipeline
     from streamrnn.ports import Codec
 
 ORIGIN: Final = Origin("list", "list")
@@ -176,6 +177,14 @@ def serve(spec: PipelineSpec, events: Iterable[Item], registry: Registry, contex
     pipeline = build_pipeline(_readable(spec, registry), registry, context, source, sink)
     run(pipeline, lambda: False, lambda report: None)
     return sink
+
+
+def built_unread(spec: PipelineSpec, registry: Registry, context: Context) -> Pipeline:
+    """A pipeline as `run` would have it, but for its ends and `dead_letter`, of which none is opened."""
+    from streamrnn.build import build_pipeline
+
+    alone = replace(spec, file=spec.file.model_copy(update={"dead_letter": None}))
+    return build_pipeline(alone, registry, context, ListSource([]), ListSink())
 
 
 def quiet_context(**given: Any) -> Context:

@@ -149,3 +149,8 @@ def test_why_there_is_no_such_component() -> None:
         "no sink 'printer'; installed: file, socket, stdout",
         "no sink 'acme_x': plugin 'acme' cannot be loaded: ImportError: no such library",
     ]
+
+
+def test_a_package_of_this_project_that_is_not_installed_is_named():
+    found = Registry(entry_points=[]).missing("backend", "onnx")
+    assert found.endswith("'onnx' is in the package streamrnn-onnx: pip install streamrnn-onnx")

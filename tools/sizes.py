@@ -25,7 +25,8 @@ class Size:
 
 def code_files(root: Path = ROOT) -> list[Path]:
     """The product's own modules: no tests."""
-    files = [*root.glob("streamrnn/**/*.py"), *root.glob("plugins/*/*.py"), *root.glob("*.py")]
+    plugins = [*root.glob("plugins/*/*.py"), *root.glob("plugins/*/streamrnn_*/**/*.py")]
+    files = [*root.glob("streamrnn/**/*.py"), *plugins, *root.glob("*.py")]
     return sorted([*files, *root.glob("tools/*.py"), *root.glob("pipelines/*.py")])
 
 

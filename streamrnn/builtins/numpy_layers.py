@@ -31,6 +31,7 @@ COMPONENTS = (
         config=NumpyConfig,
         build="streamrnn.backends.layers:build",
         describe="streamrnn.layers.plan:describe",
+        offline="streamrnn.backends.offline_layers:build",
         summary="recurrent layers from a YAML list, weights from safetensors or inline, on the CPU",
         example="{layers: [{type: rnn, hidden: 1, activation: identity, "
         "weights: {weight_ih_l0: [[1.0]], weight_hh_l0: [[2.0]]}}]}",

@@ -1,6 +1,6 @@
 """The command line: data on stdout, all else on stderr.
 
-Exit codes: 0 fine, 1 findings of lint or test, 2 usage or config, 3 model or state, 4 source or sink.
+Exit codes: 0 fine, 1 findings of lint, test or verify, 2 usage or config, 3 model or state, 4 source or sink.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from streamrnn.errors import StreamrnnError
 COMMANDS = {
     "run": "Serve a pipeline until its source ends.",
     "lint": "Find every mistake in pipeline files, without loading a model.",
+    "dry-run": "Load a pipeline's model and show how it is understood, without reading an event.",
     "test": "Run the tests: blocks of pipeline files.",
+    "verify": "Compare a pipeline with an offline model over the same data.",
+    "export": "Write a pipeline's model as an ONNX file, checked against the model.",
     "list": "Show the installed components.",
     "create": "Print a pipeline file to start from.",
     "echo": "Print a pipeline file with its defaults and environment filled in.",
@@ -36,7 +39,7 @@ class LazyCommands(click.Group):
         """The `command` of the module of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"streamrnn.cli.{cmd_name}").command
+        command: click.Command = import_module(f"streamrnn.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamrnn.cli.table import print_table
 from streamrnn.hookspecs import KINDS
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def command(kind: Kind | None, style: str) -> None:
 
         click.echo(json.dumps([described(*each) for each in found], indent=1, ensure_ascii=False))
     else:
-        _table([(c.kind, c.name, c.summary, package) for c, package in found])
+        print_table(HEADINGS, [(c.kind, c.name, c.summary, package) for c, package in found])
     for reason in registry.failures.values():
         click.echo(reason, err=True)
 
@@ -64,21 +64,3 @@ def options(component: Component) -> dict[str, dict[str, Any]]:
             "default": to_jsonable_python(default, by_alias=True, fallback=str),
         }
     return found
-
-
-def _table(rows: list[tuple[str, ...]]) -> None:
-    """On a terminal as wide as that, elsewhere as wide as the longest texts."""
-    if not sys.stdout.isatty():
-        widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
-        for row in (HEADINGS, *rows):
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            click.echo("  ".join(cells).rstrip())
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*HEADINGS, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*[Text(cell) for cell in row])
-    Console().print(table)

@@ -13,6 +13,9 @@ from types import FrameType
 
 import click
 
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+"""Read by BLAS libraries as they load; one thread keeps the bits the same and is faster on small steps."""
+
 
 @click.command("run")
 @click.argument("file", type=click.Path(dir_okay=False))
@@ -22,8 +25,7 @@ def command(file: str, quiet: bool) -> None:
 
     SIGINT and SIGTERM finish what was read and end the run; a second one ends it at once.
     """
-    # Read by BLAS libraries as they load; one thread keeps the bits the same and is faster on small steps.
-    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+    for name in ONE_THREAD:
         os.environ.setdefault(name, "1")
     from streamrnn.build import build_pipeline
     from streamrnn.cli.progress import Progress

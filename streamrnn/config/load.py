@@ -116,7 +116,7 @@ def _describe(
     if model.component.describe is None:
         return None
     try:
-        description: Description = model.component.resolve("describe")(model.options, given, context)
+        description: Description | None = model.component.resolve("describe")(model.options, given, context)
     except OptionError as error:
         parts.findings += from_option_error(error, ("model",), parts.tree)
     except ModelError as error:

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from streamrnn.formats import foreign_format
+
 HEADER_BYTES_MAX = 100_000_000
 ITEM_BYTES = {"F32": 4, "F64": 8}
 OTHER_ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I32": 4, "U32": 4}
@@ -61,6 +63,9 @@ def read_header(file: BinaryIO) -> dict[str, Weight]:
     Raises `HeaderError` if the header or an offset is not sound.
     """
     total = file.seek(0, 2)
+    file.seek(0)
+    if foreign := foreign_format(_read(file, 64)):
+        raise HeaderError(f"expected a safetensors file, found {foreign}")
     file.seek(0)
     length = int.from_bytes(_read(file, 8), "little")
     if total < 8 or length > min(HEADER_BYTES_MAX, total - 8):

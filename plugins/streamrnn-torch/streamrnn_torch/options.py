@@ -40,6 +40,15 @@ class StateOption(Options):
     init: float | list[Any] = Field(0.0, description="its initial value: a number, or nested lists")
 
 
+class SequenceOption(Options):
+    """How whole sequences go through a module."""
+
+    method: str = Field(
+        "forward", min_length=1, description="the module's method: inputs to outputs, no state"
+    )
+    time_axis: Literal[0, 1] = Field(1, description="where its inputs and outputs have their axis of time")
+
+
 class TorchModuleConfig(Options):
     """A module of one's own, `step(x, state)` or `forward(x, state)`, both returning (y, state)."""
 
@@ -70,6 +79,11 @@ class TorchModuleConfig(Options):
     )
     outputs: list[str] | None = Field(
         None, min_length=1, description="Names for outputs returned as a tuple, or one for a single tensor."
+    )
+    sequence: SequenceOption | None = Field(
+        None,
+        description="How the module answers whole sequences, for `verify`, such as `{method: forward, "
+        "time_axis: 1}`; left out: by its axis of time, or step by step.",
     )
     dtype: Dtype = Field("float32", description=NARROW)
     device: str = Field("cpu", pattern=DEVICES, description=WHERE)

@@ -1,0 +1,79 @@
+"""ONNX Runtime sessions: made from bytes, set up for many small runs on one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from streamrnn.errors import ModelError, OptionError
+
+if TYPE_CHECKING:
+    import onnxruntime as ort  # type: ignore[import-untyped]
+
+    from streamrnn_onnx.config import Provider
+
+PROVIDERS: Mapping[str, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A session, the provider it uses, and in words why those before it in the list are not used."""
+
+    session: ort.InferenceSession
+    provider: Provider
+    passed_over: tuple[str, ...]
+
+
+def open_session(model: bytes, wanted: Sequence[Provider], threads: int) -> Opened:
+    """A session on the first of the providers that works here.
+
+    Raises `OptionError` if none does, and `ModelError` with what ONNX Runtime says of the model.
+    """
+    import onnxruntime as ort
+
+    passed_over: list[str] = []
+    there = ort.get_available_providers()
+    for name in wanted:
+        if PROVIDERS[name] not in there:
+            passed_over.append(f"{name} is not in the installed onnxruntime {ort.__version__}")
+            continue
+        session = _session(model, name, threads)
+        if PROVIDERS[name] in session.get_providers():
+            return Opened(session, name, tuple(passed_over))
+        passed_over.append(f"{name} is installed but finds no device")
+    known = ", ".join(name for name, full in PROVIDERS.items() if full in there)
+    text = f"{'; '.join(passed_over)}; installed: {known}. Add one of these as a fallback"
+    raise OptionError((("providers",), text))
+
+
+def _session(model: bytes, provider: Provider, threads: int) -> ort.InferenceSession:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # Waiting threads that spin take the core from the pipeline's own thread.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    # The number of rows changes from call to call; a pattern of memory would be made anew each time.
+    options.enable_mem_pattern = False
+    names = [PROVIDERS[provider]] + ([PROVIDERS["cpu"]] if provider != "cpu" else [])
+    try:
+        return ort.InferenceSession(model, options, providers=names)
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime refuses the model: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks, cut where it is long."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 400 else text[:397] + "..."

@@ -1,0 +1,37 @@
+"""`streamrnn dry-run`: everything that `run` does before its first event, and what came of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import click
+
+from streamrnn.cli.run import ONE_THREAD
+
+
+@click.command("dry-run")
+@click.argument("file", type=click.Path(dir_okay=False))
+def command(file: str) -> None:
+    """Load the model of the pipeline in FILE, probe it, and show how it is understood and served.
+
+    Neither the source nor the sink is opened, and nothing is written.
+    """
+    for name in ONE_THREAD:
+        os.environ.setdefault(name, "1")
+    from dataclasses import astuple
+
+    from streamrnn.cli.table import print_facts
+    from streamrnn.config.open import open_pipeline
+    from streamrnn.explain import explain_loaded
+    from streamrnn.testing import built_unread
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    spec, registry, context = open_pipeline(file)
+    parts = built_unread(spec, registry, context).parts
+    try:
+        facts = explain_loaded(spec, context, parts.backend, parts.verdict)
+    finally:
+        parts.backend.close()
+    print_facts(map(astuple, facts))

@@ -1,0 +1,1 @@
+"""Whether a stream answers as the offline model does, and why not."""
