@@ -6,6 +6,7 @@ import pickle
 import shutil
 import sys
 import warnings
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from safetensors.torch import save_file
 from streamrnn_torch.models import build_module, describe_module
 from streamrnn_torch.module_backend import TorchModule
+from streamrnn_torch.module_explain import explain
 from streamrnn_torch.options import TorchModuleConfig
 
 from streamrnn.backend import TensorSpec
@@ -126,6 +128,31 @@ def test_how_modules_are_understood() -> None:
         ("slow", (6,), "float32"),
         ("up", (), "bool"),
     ]
+
+
+EXPLAINED = {
+    "dicts": [
+        ("call", "step(x, state)", "", "returns (y, state); one event of each key in a call"),
+        ("input", "x", "float32 [3]", "x itself, by event.inputs"),
+        ("state", "h", "float32 [8]", "by initial_state(batch); rows on axis 0; begins as zeros"),
+        ("state", "mean", "float32 [3]", "by initial_state(batch); rows on axis 0; begins as 0.5 throughout"),
+        ("output", "score", "float32 [1]", "rows on axis 0"),
+        ("output", "mean", "float32 [3]", "rows on axis 0"),
+    ],
+    "time second": [
+        ("call", "forward(x, state)", "", "returns (y, state); several events of a key in one call"),
+        ("input", "x", "float32 [3]", "x itself, with time on axis 1, by event.inputs"),
+        ("state", "h", "float32 [2, 5]", "that of the only recurrent layer; rows on axis 1; begins as zeros"),
+        ("output", "y", "float32 [2]", "rows on axis 0, time on axis 1"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_how_a_module_is_understood_is_told(name: str) -> None:
+    options, given = MODELS[name]
+    facts = explain(TorchModuleConfig.model_validate(options), given, trusting())
+    assert [astuple(fact) for fact in facts] == EXPLAINED[name]
 
 
 @pytest.mark.parametrize(("given", "options"), [(g, o) for o, g in MODELS.values()], ids=list(MODELS))
