@@ -22,10 +22,13 @@ from streamrnn_torch.module_explain import explain
 from streamrnn_torch.options import TorchModuleConfig
 
 from streamrnn.backend import TensorSpec
+from streamrnn.config.load import load_pipeline
 from streamrnn.conformance import BackendConformance
 from streamrnn.context import Context
 from streamrnn.core.probe import ByRow, Verdict, probe
 from streamrnn.errors import ConfigError, ModelError, OptionError
+from streamrnn.explain import explain_file
+from streamrnn.registry import Registry
 from streamrnn.testing import quiet_context, run_pipeline
 
 NETS = Path(__file__).parent / "nets"
@@ -376,6 +379,8 @@ def test_a_module_runs_from_yaml_alone(tmp_path: Path) -> None:
     context = quiet_context(base_dir=tmp_path)
     outputs, rejected = run_pipeline(text, events, context=context)
     assert rejected == []
+    spec = load_pipeline(text, "alarm.yaml", Registry(), context, {})
+    assert [fact.name for fact in explain_file(spec, context)][:2] == ["step(x, state)", "x"]
     assert [output["mean"] for output in outputs] == [
         pytest.approx([0.55, 0.65, 0.75]),
         pytest.approx([0.495, 0.585, 0.675]),
