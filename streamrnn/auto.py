@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
+from streamrnn.backend import Fact
 from streamrnn.builtins.numpy_layers import COMPONENTS
 from streamrnn.errors import ModelError, OptionError, StreamrnnError
+from streamrnn.explain import explain_description
 from streamrnn.layers import plan
 from streamrnn.layers.options import RecurrentConfig
 
@@ -54,6 +56,15 @@ def candidates(
         except (ValidationError, OptionError):
             continue
         yield component, options
+
+
+def explain(config: AutoConfig, given: Mapping[str, TensorSpec], context: Context) -> list[Fact]:
+    """The model as any backend understands it, and which is asked first. Raises `OptionError`."""
+    description = plan.describe(config, given, context)
+    first, *others = (component.name for component, _ in candidates(config, given, context))
+    rest = f", else {', '.join(others)}" if others else ""
+    taken = Fact("backend", first, "", f"if the probe finds that answers do not depend on the batch{rest}")
+    return [taken, *explain_description(description)]
 
 
 def build(config: AutoConfig, given: Mapping[str, TensorSpec], context: Context) -> Backend:

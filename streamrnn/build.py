@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,14 +104,9 @@ def build_source(spec: PipelineSpec, context: Context, decoder: Codec) -> Source
     return source
 
 
-def trusted(spec: PipelineSpec, context: Context) -> Context:
-    """The context with what the file trusts."""
-    return replace(context, trusts_code=spec.file.trust == "code")
-
-
 def load_backend(spec: PipelineSpec, context: Context) -> Backend:
     """The loaded and opened model as its component made it. Raises `ModelError` or `ConfigError`."""
-    context = trusted(spec, context)
+    context = spec.trusting(context)
     try:
         backend: Backend = _build(spec.model, spec.given, context)
     except OptionError as error:

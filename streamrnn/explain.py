@@ -20,7 +20,8 @@ def explain_file(spec: PipelineSpec, context: Context) -> list[Fact]:
     """What a pipeline's file and its model's say, without loading the model. Raises `OptionError`."""
     component = spec.model.component
     if component.explain is not None:
-        facts: list[Fact] = list(component.resolve("explain")(spec.model.options, spec.given, context))
+        given = spec.model.options, spec.given, spec.trusting(context)
+        facts: list[Fact] = list(component.resolve("explain")(*given))
     elif spec.description is not None:
         facts = explain_description(spec.description)
     else:

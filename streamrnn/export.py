@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamrnn.build import load_backend, trusted
+from streamrnn.build import load_backend
 from streamrnn.config.problems import from_option_error, problem
 from streamrnn.core.probe import ByRow, draw
 from streamrnn.errors import ConfigError, ModelError, OptionError
@@ -89,7 +89,7 @@ def _wrong(spec: PipelineSpec, text: str) -> ConfigError:
 
 def _graph(spec: PipelineSpec, registry: Registry, context: Context) -> bytes:
     model = spec.model
-    asked = {"options": model.options, "given": spec.given, "context": trusted(spec, context)}
+    asked = {"options": model.options, "given": spec.given, "context": spec.trusting(context)}
     try:
         stored: bytes | None = registry.hooks.hook.streamrnn_export(**asked)
     except OptionError as error:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamrnn.auto import build, candidates
-from streamrnn.backend import TensorSpec
+from streamrnn.auto import build, candidates, explain
+from streamrnn.backend import Fact, TensorSpec
 from streamrnn.backends.layers import NumpyBackend
 from streamrnn.backends.layers import build as build_numpy
 from streamrnn.builtins.auto_layers import AutoConfig
@@ -105,6 +105,17 @@ def test_mistakes_in_the_layers_are_told_as_by_any_backend() -> None:
     )
     with pytest.raises(OptionError, match=r"layers\.0\.weights\.weight: weight: expected \[1, 2\]"):
         build(config, X2, Context())
+
+
+def test_it_is_explained_with_the_order_of_asking() -> None:
+    facts = explain(rnn(300), X2, world(onnx=NUMPY, numpy=NUMPY))
+    asked = "if the probe finds that answers do not depend on the batch, else numpy"
+    assert facts[0] == Fact("backend", "onnx", "", asked)
+    assert [(fact.part, fact.name) for fact in facts[1:]] == [
+        ("input", "x"),
+        ("state", "r.h0"),
+        ("output", "y"),
+    ]
 
 
 def test_its_options_reach_the_backend() -> None:

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "streamrnn"
 FLOORS = {
     0: "errors formats events backend offline ports rules hookspecs context notices values limits layers",
     1: "definition resets features codecs sources sinks backends core builtins encode rejects net",
-    2: "config registry event auto",
-    3: "build explain export pipeline verify",
+    2: "config registry event",
+    3: "auto build explain export pipeline verify",
     4: "testing pipeline_tests cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -25,6 +25,7 @@ COMPONENTS = (
         config=AutoConfig,
         build="streamrnn.auto:build",
         describe="streamrnn.layers.plan:describe",
+        explain="streamrnn.auto:explain",
         offline="streamrnn.backends.offline_layers:build",
         summary="layers as for numpy, by the fastest installed backend that computes them",
         example="{layers: [{type: rnn, hidden: 1, activation: identity, "

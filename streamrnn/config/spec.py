@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from streamrnn.config.model import PipelineFile
     from streamrnn.config.problems import Path
     from streamrnn.config.yaml_tree import Tree
+    from streamrnn.context import Context
     from streamrnn.hookspecs import Component
 
 REFUSE_MISSING = object()
@@ -77,6 +78,10 @@ class PipelineSpec:
     inputs: dict[str, list[Item]] = field(default_factory=dict)
     given: dict[str, TensorSpec] = field(default_factory=dict)
     description: Description | None = None
+
+    def trusting(self, context: Context) -> Context:
+        """The context with what the file trusts."""
+        return replace(context, trusts_code=self.file.trust == "code")
 
     @property
     def ticks_per_s(self) -> int:

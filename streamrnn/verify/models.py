@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamrnn.build import check_description, load_backend, trusted
+from streamrnn.build import check_description, load_backend
 from streamrnn.config.problems import from_option_error
 from streamrnn.core.slab import HostSlab
 from streamrnn.core.wrap import WithContext
@@ -33,7 +33,7 @@ def load_offline(spec: PipelineSpec, context: Context) -> Offline:
         backend = load_backend(spec, context)
         return Stepped(WithContext(backend, sizes) if sizes else backend)
     try:
-        options, trusting = spec.model.options, trusted(spec, context)
+        options, trusting = spec.model.options, spec.trusting(context)
         model: Offline = component.resolve("offline")(options, spec.given, trusting)
     except OptionError as error:
         raise ConfigError(from_option_error(error, spec.model.path, spec.tree)) from error

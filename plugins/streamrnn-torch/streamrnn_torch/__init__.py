@@ -36,6 +36,7 @@ def streamrnn_components() -> list[Component]:
             TorchModuleConfig,
             build="streamrnn_torch.models:build_module",
             describe="streamrnn_torch.models:describe_module",
+            explain="streamrnn_torch.module_explain:explain",
             offline="streamrnn_torch.module_offline:build",
             summary="a PyTorch module of your own, by its import path or as a program, if you trust its code",
             example="{module: 'my_nets:Fraud', path: fraud.safetensors}",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import sys
 import warnings
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,17 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from safetensors.torch import save_file
 from streamrnn_torch.models import build_module, describe_module
 from streamrnn_torch.module_backend import TorchModule
+from streamrnn_torch.module_explain import explain
 from streamrnn_torch.options import TorchModuleConfig
 
 from streamrnn.backend import TensorSpec
+from streamrnn.config.load import load_pipeline
 from streamrnn.conformance import BackendConformance
 from streamrnn.context import Context
 from streamrnn.core.probe import ByRow, Verdict, probe
 from streamrnn.errors import ConfigError, ModelError, OptionError
+from streamrnn.explain import explain_file
+from streamrnn.registry import Registry
 from streamrnn.testing import quiet_context, run_pipeline
 
 NETS = Path(__file__).parent / "nets"
@@ -125,6 +131,31 @@ def test_how_modules_are_understood() -> None:
         ("slow", (6,), "float32"),
         ("up", (), "bool"),
     ]
+
+
+EXPLAINED = {
+    "dicts": [
+        ("call", "step(x, state)", "", "returns (y, state); one event of each key in a call"),
+        ("input", "x", "float32 [3]", "x itself, by event.inputs"),
+        ("state", "h", "float32 [8]", "by initial_state(batch); rows on axis 0; begins as zeros"),
+        ("state", "mean", "float32 [3]", "by initial_state(batch); rows on axis 0; begins as 0.5 throughout"),
+        ("output", "score", "float32 [1]", "rows on axis 0"),
+        ("output", "mean", "float32 [3]", "rows on axis 0"),
+    ],
+    "time second": [
+        ("call", "forward(x, state)", "", "returns (y, state); several events of a key in one call"),
+        ("input", "x", "float32 [3]", "x itself, with time on axis 1, by event.inputs"),
+        ("state", "h", "float32 [2, 5]", "that of the only recurrent layer; rows on axis 1; begins as zeros"),
+        ("output", "y", "float32 [2]", "rows on axis 0, time on axis 1"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_how_a_module_is_understood_is_told(name: str) -> None:
+    options, given = MODELS[name]
+    facts = explain(TorchModuleConfig.model_validate(options), given, trusting())
+    assert [astuple(fact) for fact in facts] == EXPLAINED[name]
 
 
 @pytest.mark.parametrize(("given", "options"), [(g, o) for o, g in MODELS.values()], ids=list(MODELS))
@@ -268,6 +299,29 @@ def test_weights_must_fit_the_module(tmp_path: Path) -> None:
         load(folder=tmp_path, module="alarm_net_2:Alarm", path="inf.safetensors")
 
 
+class Hostile:
+    """Writes a canary when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.canary,)
+
+
+@pytest.mark.parametrize("form", ["new", "old", "bare", "nested"])
+def test_a_pickle_is_not_executed_even_where_code_is_trusted(tmp_path: Path, form: str) -> None:
+    canary, file = tmp_path / "executed", tmp_path / "weights.pt"
+    weights = {"score.bias": Hostile(canary)} if form == "nested" else Hostile(canary)
+    if form == "bare":
+        file.write_bytes(pickle.dumps(weights))
+    else:
+        torch.save(weights, file, _use_new_zipfile_serialization=form != "old")
+    (text,) = problems_of(folder=tmp_path, module="odd_nets:Sequence", path="weights.pt", time_axis=0)
+    assert text.startswith("path: weights.pt cannot be read as weights: ")
+    assert not canary.exists()
+
+
 def test_a_module_of_another_folder_is_not_taken_for_ones_own(tmp_path: Path) -> None:
     load(module="alarm_net:Alarm")
     shutil.copy(NETS / "alarm_net.py", tmp_path)
@@ -325,6 +379,8 @@ def test_a_module_runs_from_yaml_alone(tmp_path: Path) -> None:
     context = quiet_context(base_dir=tmp_path)
     outputs, rejected = run_pipeline(text, events, context=context)
     assert rejected == []
+    spec = load_pipeline(text, "alarm.yaml", Registry(), context, {})
+    assert [fact.name for fact in explain_file(spec, context)][:2] == ["step(x, state)", "x"]
     assert [output["mean"] for output in outputs] == [
         pytest.approx([0.55, 0.65, 0.75]),
         pytest.approx([0.495, 0.585, 0.675]),

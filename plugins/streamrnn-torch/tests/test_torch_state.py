@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +37,16 @@ MAKERS = {
 }
 
 
+def onnx(options: dict[str, Any], *rest: Any) -> Any:
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    loading = pytest.importorskip("streamrnn_onnx.loading", reason="streamrnn-onnx is not installed")
+    config = import_module("streamrnn_onnx.config").OnnxConfig.model_validate(options)
+    return loading.build(config, *rest)
+
+
+MAKERS["onnx"] = onnx
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
     ("first", "second", "tolerance"),
@@ -44,6 +56,9 @@ MAKERS = {
         ("tensors", "numpy", 1e-5),
         ("numpy", "tensors", 1e-5),
         ("torch", "tensors", 0.0),
+        ("onnx", "tensors", 1e-5),
+        ("torch", "onnx", 1e-5),
+        ("onnx", "numpy", 1e-5),
         ("bfloat16", "torch", 0.1),
     ],
 )
