@@ -64,7 +64,9 @@ def read_header(file: BinaryIO) -> dict[str, Weight]:
     """
     total = file.seek(0, 2)
     file.seek(0)
-    if foreign := foreign_format(_read(file, 64)):
+    first = _read(file, 64)
+    # The length of a header may begin as a pickle does; what follows it tells them apart.
+    if first[8:9] != b"{" and (foreign := foreign_format(first)):
         raise HeaderError(f"expected a safetensors file, found {foreign}")
     file.seek(0)
     length = int.from_bytes(_read(file, 8), "little")

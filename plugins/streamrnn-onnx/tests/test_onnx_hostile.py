@@ -93,3 +93,12 @@ def test_the_numpy_backend_refuses_them_by_name_too(kind, tmp_path):
     expected = "a pickle, which can run code" if kind == "pickle" else "a zip archive"
     with pytest.raises(OptionError, match=expected):
         describe_layers(config, X, Context(base_dir=tmp_path))
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
+def test_a_header_as_long_as_a_pickle_begins_is_none(length):
+    from streamrnn.backends.layer_weights import read_header
+
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    stored = length.to_bytes(8, "little") + header.ljust(length) + bytes(4)
+    assert read_header(io.BytesIO(stored))["w"].shape == (1,)
