@@ -78,9 +78,8 @@ def test_external_weights_decide_the_fingerprint(tmp_path):
 
 @pytest.mark.parametrize("kind", ["pickle", "zip"])
 def test_the_numpy_backend_refuses_them_by_name_too(kind, tmp_path):
-    from streamrnn.backends.layer_plan import describe as describe_layers
-
     from streamrnn.builtins.numpy_layers import NumpyConfig
+    from streamrnn.layers.plan import describe as describe_layers
 
     data = pickle.dumps({"w": [1.0]})
     if kind == "zip":
