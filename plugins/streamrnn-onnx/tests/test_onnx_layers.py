@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 from pydantic import ValidationError
-from safetensors.numpy import save_file
 from streamrnn_onnx.activations import ACTIVATIONS
 from streamrnn_onnx.config import OnnxConfig
 from streamrnn_onnx.layer_graph import make_model
@@ -253,23 +252,3 @@ def test_a_type_is_said_of_layers_alone():
     for options in ({"layers": [linear(3, 2)], "dtype": "float64"}, {"path": "m.onnx", "dtype": "float32"}):
         with pytest.raises(ValidationError, match="dtype"):
             OnnxConfig.model_validate(options)
-
-
-def test_auto_takes_it_for_wide_layers(tmp_path):
-    text = """
-source: {type: stdin}
-decode: {type: jsonl}
-event: {inputs: {x: [{field: x}]}}
-model: {type: auto, dtype: float32, path: m.safetensors, layers: [{type: rnn, hidden: 256, weights: ""}]}
-encode: {type: jsonl}
-sink: {type: stdout}
-"""
-    weights = {"weight_ih_l0": np.ones((256, 1)), "weight_hh_l0": np.full((256, 256), 0.01)}
-    save_file({name: array.astype(np.float32) for name, array in weights.items()}, tmp_path / "m.safetensors")
-    registry = Registry()
-    context = quiet_context(base_dir=tmp_path, backends=registry.backend)
-    spec = load_pipeline(text, "p.yaml", registry, context, {})
-    model, verdict = build_backend(spec, context)
-    assert (model.label, verdict.numerics) == ("onnx", "batch_invariant")
-    (answer,), _ = run_pipeline(text, [{"x": 0.5}], registry=registry, context=context)
-    assert answer["y"] == pytest.approx([np.tanh(0.5)] * 256)
