@@ -608,6 +608,15 @@ def test_models_of_other_inputs_cannot_be_tried_on_each_other(folder, kind):
     assert out.endswith("  note:  neither model can be tried on the other's inputs\n")
 
 
+def test_an_input_more_is_told(tmp_path, registry):
+    live = "{type: formula, state: {s: 1}, update: {s: s + x}, output: {y: s + 0.001*w}}"
+    found = compared(
+        tmp_path, registry, live, "{type: sums}", lines(), live_changes=[("{z:", "{w: [{field: a}], x:")]
+    )
+    assert found.causes == ["inputs: live has inputs that the reference has not: w"]
+    assert "the models also differ, and none of" in found.note
+
+
 def weigh_less(folder):
     def cut(found):
         found["rnn.weight_ih_l0"] = found["rnn.weight_ih_l0"][:, :4]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 
 import click
 
-from streamrnn.cli.run import ONE_THREAD
+from streamrnn.cli.threads import one_thread
 
 
 @click.command("dry-run")
@@ -18,8 +17,7 @@ def command(file: str) -> None:
 
     Neither the source nor the sink is opened, and nothing is written.
     """
-    for name in ONE_THREAD:
-        os.environ.setdefault(name, "1")
+    one_thread()
     from dataclasses import astuple
 
     from streamrnn.cli.table import print_facts

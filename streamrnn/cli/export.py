@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from streamrnn.cli.threads import one_thread
+
 
 @click.command("export")
 @click.argument("file", type=click.Path(dir_okay=False))
@@ -21,8 +23,7 @@ def command(file: str, target: Path) -> None:
     but its path. It is written only if it answers random sequences of several keys as the model does. Layers
     and PyTorch modules can be exported; the package streamrnn-onnx is needed.
     """
-    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
+    one_thread()
     from streamrnn.cli.echo import to_flow
     from streamrnn.config.open import open_pipeline
     from streamrnn.export import export

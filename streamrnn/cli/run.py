@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,8 +12,7 @@ from types import FrameType
 
 import click
 
-ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
-"""Read by BLAS libraries as they load; one thread keeps the bits the same and is faster on small steps."""
+from streamrnn.cli.threads import one_thread
 
 
 @click.command("run")
@@ -25,8 +23,7 @@ def command(file: str, quiet: bool) -> None:
 
     SIGINT and SIGTERM finish what was read and end the run; a second one ends it at once.
     """
-    for name in ONE_THREAD:
-        os.environ.setdefault(name, "1")
+    one_thread()
     from streamrnn.build import build_pipeline
     from streamrnn.cli.progress import Progress
     from streamrnn.config.open import open_pipeline

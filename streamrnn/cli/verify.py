@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from streamrnn.cli.threads import one_thread
 from streamrnn.errors import ConfigError, Finding
 
 if TYPE_CHECKING:
@@ -58,9 +58,7 @@ def command(
     Ends with 1 if they differ, 2 if a file is wrong, 3 if a model cannot be loaded, 4 if the data cannot be
     read.
     """
-    # As `run` does, and before numpy is loaded.
-    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
+    one_thread()
     from streamrnn.config.open import open_pipeline
     from streamrnn.verify.compare import Tolerance
     from streamrnn.verify.verify import verify

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from streamrnn.errors import ModelError
 from streamrnn.verify.compare import Gap
 from streamrnn.verify.inputs import column_names
 from streamrnn.verify.stream import CARRIED, INITIAL
@@ -74,9 +75,12 @@ class Search:
         return gap is not None and not gap
 
     def _gap(self, hypothesis: Hypothesis, stream: Stream) -> Gap:
-        """What the hypothesis leaves different; everything, if the model cannot take the stream."""
+        """What the hypothesis leaves different; everything, if the model does not take the stream."""
         self.steps += len(stream)
-        gap = self.evidence.same(hypothesis.model, hypothesis.side, hypothesis.change(stream))
+        try:
+            gap = self.evidence.same(hypothesis.model, hypothesis.side, hypothesis.change(stream))
+        except ModelError:
+            gap = None
         return Gap(np.arange(len(stream))) if gap is None else gap
 
     def _samples(self, side: Side) -> list[IntArray]:

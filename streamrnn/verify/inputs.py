@@ -52,6 +52,9 @@ def inputs(evidence: Evidence, other_past: bool) -> Iterator[str]:
         widths = [_widths(side.stream.x) for side in (live, reference)]
         yield f"inputs: the models take other inputs: {widths[0]} live, {widths[1]} in the reference"
         return
+    if len(live.stream.x) > len(reference.stream.x):
+        more = sorted(live.stream.x.keys() - reference.stream.x.keys())
+        yield f"inputs: live has inputs that the reference has not: {', '.join(more)}"
     for name, array in reference.stream.x.items():
         own = name if name in live.stream.x else next(iter(live.stream.x))
         pair = _Pair(

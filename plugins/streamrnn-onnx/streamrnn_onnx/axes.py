@@ -166,7 +166,7 @@ def _state_layouts(pair: Pair, rows: int | None) -> Iterator[Layout]:
 def _layout(port: Port, rows: int | None, steps: int | None, sizes: Mapping[int, int]) -> Layout:
     dims = port.dims or ()
     filled = (
-        0 if axis in (rows, steps) else sizes.get(axis, dim if isinstance(dim, int) else 0)
+        0 if axis in (rows, steps) else dim if isinstance(dim, int) else sizes.get(axis, 0)
         for axis, dim in enumerate(dims)
     )
     return Layout(port, tuple(filled), rows, steps)

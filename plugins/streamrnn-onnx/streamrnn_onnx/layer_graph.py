@@ -1,6 +1,6 @@
 """A list of layers as an ONNX step graph: inputs, outputs and states by name, any number of rows.
 
-Where the time axis can be had, tensors are [steps, rows, width]; states are [rows, size], as those of the
+Where the time axis can be had, tensors are [steps, batch, width]; states are [batch, size], as those of the
 numpy backend, and `<name>_next` is the next value of the state `<name>`.
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 OPSET = 17
 IR_VERSION = 8
-ROWS, STEPS = "rows", "steps"
+ROWS, STEPS = "batch", "steps"
 _GATES = {
     "lstm": GateOrder(PYTORCH_LSTM, ONNX_LSTM).blocks,
     "gru": GateOrder(PYTORCH_GRU, ONNX_GRU).blocks,
@@ -42,13 +42,10 @@ _ELEMENTS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
 def has_time(layers: Sequence[LayerPlan]) -> bool:
-    """Whether sequences can be given in one call: ONNX's LSTM has no projection."""
-    return not any(
-        "weight_hr" in cell.weights
-        for layer in layers
-        if isinstance(layer, RecurrentPlan)
-        for cell in layer.cells
-    )
+    """Whether the graph has an axis of steps: a stateless one needs none, and LSTM has no projection."""
+    recurrent = [layer for layer in layers if isinstance(layer, RecurrentPlan)]
+    projected = any("weight_hr" in cell.weights for layer in recurrent for cell in layer.cells)
+    return bool(recurrent) and not projected
 
 
 def make_model(model: LoadedModel) -> ModelProto:

@@ -135,7 +135,7 @@ def exporters() -> Iterator[tuple[str, _Exporter]]:
 def _by_export(
     step: nn.Module, example: tuple[torch.Tensor, ...], inputs: dict[str, int], outputs: dict[str, int]
 ) -> bytes:
-    rows = torch.export.Dim("rows")
+    rows = torch.export.Dim("batch")
     shapes = {"tensors": tuple({axis: rows} for axis in inputs.values())}
     program: Any = torch.onnx.export(
         step.eval(), example, input_names=[*inputs], output_names=[*outputs], dynamic_shapes=shapes,
@@ -149,7 +149,7 @@ def _by_trace(
     step: nn.Module, example: tuple[torch.Tensor, ...], inputs: dict[str, int], outputs: dict[str, int]
 ) -> bytes:
     buffer = io.BytesIO()
-    axes = {name: {axis: "rows"} for name, axis in (inputs | outputs).items()}
+    axes = {name: {axis: "batch"} for name, axis in (inputs | outputs).items()}
     torch.onnx.export(
         step.eval(), example, buffer, input_names=[*inputs], output_names=[*outputs], dynamic_axes=axes,
         dynamo=False, opset_version=OPSET,
