@@ -60,8 +60,8 @@ class OnnxConfig(_Options):
         min_length=1,
         description="the layers, as those of the numpy backend, in place of a model's file",
     )
-    dtype: Literal["float32"] = Field(
-        default="float32", description="type of the computation of `layers`; a file has its own"
+    dtype: Literal["float32"] | None = Field(
+        default=None, description="type of the computation of `layers`, float32; a file has its own"
     )
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         default=None, description="digest that the file must have"
@@ -113,10 +113,16 @@ class OnnxConfig(_Options):
         if self.layers is None:
             if self.path is None:
                 raise ValueError("expected path, the file of a model, or layers, found neither")
-            if "dtype" in self.model_fields_set:
+            if self.dtype is not None:
                 raise ValueError("expected dtype beside layers only; a model's file has its own types")
             return self
         known = {"path", "layers", "outputs", "dtype", "providers", "threads"}
-        if surplus := sorted(self.model_fields_set - known):
+        # What is written out as it is by default changes nothing, and `echo` writes all out.
+        written = {name for name in self.model_fields_set if getattr(self, name) != _default(name)}
+        if surplus := sorted(written - known):
             raise ValueError(f"expected layers without {', '.join(surplus)}, which is for a model's own file")
         return self
+
+
+def _default(name: str) -> Any:
+    return OnnxConfig.model_fields[name].get_default(call_default_factory=True)
