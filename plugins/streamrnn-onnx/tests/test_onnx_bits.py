@@ -1,4 +1,9 @@
-"""Bits that do not depend on the batch, and the faults that would make them."""
+"""Bits that do not depend on the batch, and the faults that would make them.
+
+STREAMRNN_BITS_EVENTS=50000 makes more of it than the everyday run.
+"""
+
+import os
 
 import numpy as np
 import pytest
@@ -13,7 +18,7 @@ from streamrnn.core.probe import probe, settle
 from streamrnn.events import Batch
 
 X = {"x": TensorSpec("x", (7,))}
-EVENTS, KEYS = 5_000, 37
+EVENTS, KEYS = int(os.environ.get("STREAMRNN_BITS_EVENTS", "2000")), 37
 
 
 def served(folder, limit, threads):
