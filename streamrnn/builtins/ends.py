@@ -92,6 +92,14 @@ class FileSourceConfig(BaseModel):
         return self
 
     @property
+    def refuses_checkpoint(self) -> tuple[str, str] | None:
+        """The option that commits cannot be made with, and why."""
+        if not self.follow:
+            return None
+        why = "where a file was left that is rotated while nothing runs cannot be found again yet"
+        return "follow", f"{why}; set it to false and run the pipeline when files are complete"
+
+    @property
     def paths(self) -> list[str]:
         """The paths and patterns, be it one or many."""
         return [self.path] if isinstance(self.path, str) else self.path
@@ -150,6 +158,13 @@ class FileSinkConfig(BaseModel):
         "is full, `keep` how many full ones stay. The last full file has `.1` behind its name, the one "
         "before it `.2`. Without it one file takes everything.",
     )
+
+    @property
+    def refuses_checkpoint(self) -> tuple[str, str] | None:
+        """See `FileSourceConfig.refuses_checkpoint`."""
+        if self.rotate is None:
+            return None
+        return "rotate", "a full file that was renamed cannot be cut back to a commit; leave it out"
 
 
 COMPONENTS = (
