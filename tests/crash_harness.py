@@ -12,10 +12,10 @@ from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from unittest.mock import patch
 
 from simfs import Crash, SimFS
 
+from streamrnn import build
 from streamrnn.commit import writer
 from streamrnn.commit.job import build_job
 from streamrnn.config.load import load_pipeline
@@ -65,6 +65,17 @@ def events(rng, n):
     return "\n".join(lines).encode() + b"\n" * rng.randrange(2)
 
 
+@contextmanager
+def swapped(owner, name, value):
+    """Another member in the place of one."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
 class Ticks:
     """A clock on which some time has passed whenever it is looked at."""
 
@@ -107,7 +118,7 @@ class Job:
     def live(self, fs, rng, turns=None, batch=None):
         """One life on a disk; `turns` until it is stopped. What it leaves of the state, sorted by key."""
         context = replace(self.context, fs=fs, clock=Ticks(rng))
-        with patch("streamrnn.build.probe", self.probed):  # the same model in every life
+        with swapped(build, "probe", self.probed):  # the same model in every life
             pipeline = build_job(self.spec, REGISTRY, context)
         pipeline.parts.max_batch_events = batch or rng.choice([1, 3, 8, 64])
         left = [turns]
@@ -203,7 +214,7 @@ def _deaf(wanted):
             if not wanted("sync_folder", Path(folder).name, self.done[-1:]):
                 sync_folder(self, folder)
 
-        with patch.object(SimFS, "sync", no_sync), patch.object(SimFS, "sync_folder", no_sync_folder):
+        with swapped(SimFS, "sync", no_sync), swapped(SimFS, "sync_folder", no_sync_folder):
             yield
 
     return sabotaged
@@ -220,13 +231,13 @@ def _prune_first():
                 self._fs.remove(self.folder / name)
         publish(self, number, data)
 
-    with patch.object(writer.Commits, "_publish", early):
+    with swapped(writer.Commits, "_publish", early):
         yield
 
 
 @contextmanager
 def _no_cut():
-    with patch.object(SimFS, "truncate", lambda self, file, size: None):
+    with swapped(SimFS, "truncate", lambda self, file, size: None):
         yield
 
 
@@ -245,9 +256,9 @@ def _source_ahead():
         return block
 
     with ExitStack() as stack:
-        stack.enter_context(patch.object(FileSource, "read", ahead))
+        stack.enter_context(swapped(FileSource, "read", ahead))
         stack.enter_context(
-            patch.object(writer.Commits, "turn", lambda self: hosts.setdefault(self._parts.source, self))
+            swapped(writer.Commits, "turn", lambda self: hosts.setdefault(self._parts.source, self))
         )
         yield
 
@@ -278,8 +289,8 @@ def _place_before_flush():
 
     with ExitStack() as stack:
         for name, method in (("write", hold), ("place", early), ("flush", late_flush)):
-            stack.enter_context(patch.object(FileSink, name, method))
-        stack.enter_context(patch.object(FileSink, "close", close))
+            stack.enter_context(swapped(FileSink, name, method))
+        stack.enter_context(swapped(FileSink, "close", close))
         yield
 
 
@@ -291,7 +302,7 @@ def _in_place():
         self._write(self.folder / commit_name(number), data)
         self._sync_folder()
 
-    with patch.object(writer.Commits, "_publish", direct):
+    with swapped(writer.Commits, "_publish", direct):
         yield
 
 
@@ -305,7 +316,7 @@ def _batch_dependent():
         new, y = step(self, state, x)
         return new, {name: value + 1e-6 * len(value) for name, value in y.items()}
 
-    with patch.object(FormulaBackend, "step", mixed):
+    with swapped(FormulaBackend, "step", mixed):
         yield
 
 

@@ -61,7 +61,7 @@ def described(spec: PipelineSpec) -> dict[str, Any]:
         "source": _chosen(spec.source),
         "decode": _chosen(spec.decode),
         "event.key": event.key,
-        "event.time": event.time.model_dump(mode="json") if event.time else None,
+        "event.time": event.time.model_dump(mode="json", exclude_defaults=True) if event.time else None,
         "event.inputs": event.inputs,
         "reset": [_chosen(rule) for rule in spec.rules],
         "model.context": spec.file.model.context,
@@ -71,7 +71,7 @@ def described(spec: PipelineSpec) -> dict[str, Any]:
 
 
 def _chosen(chosen: Chosen) -> dict[str, Any]:
-    return {"type": chosen.component.name, **chosen.options.model_dump(mode="json")}
+    return {"type": chosen.component.name, **chosen.options.model_dump(mode="json", exclude_defaults=True)}
 
 
 def _fixed(spec: PipelineSpec, parts: Parts) -> dict[str, Any]:
