@@ -10,6 +10,7 @@ import os
 import random
 import select
 import socket
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -247,6 +248,16 @@ class DescriptorStream:
         """See `Stream.read`."""
         ready, _, _ = select.select([self._descriptor], [], [], wait_ms / 1000)
         return os.read(self._descriptor, size) if ready else None
+
+    def offset(self) -> int | None:
+        """Where the next read of a regular file begins; None for anything else."""
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            return None
+        return os.lseek(self._descriptor, 0, os.SEEK_CUR)
+
+    def seek(self, offset: int) -> None:
+        """Let the next read of a regular file begin there."""
+        os.lseek(self._descriptor, offset, os.SEEK_SET)
 
     def write(self, data: bytes) -> None:
         """See `Stream.write`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -53,9 +54,11 @@ class OutputFile:
         except OSError as error:
             raise self._failure("cannot write to the disk", error) from error
 
-    def place(self) -> Place:
+    def place(self) -> Place | None:
         """See `Resumable.place`."""
         try:
+            if not stat.S_ISREG(self._fs.status_of(self.file).st_mode):
+                return None
             self._fs.sync(self.file)
             if not self._named:
                 self._fs.sync_folder(self._path.parent)

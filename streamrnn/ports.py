@@ -26,8 +26,11 @@ class Resumable(Protocol):
     A pipeline with `checkpoint` asks its parts for these methods; one that lacks them begins anew.
     """
 
-    def place(self) -> Place:
-        """Where it goes on, asked for between two batches; of an output, all before it is on the disk."""
+    def place(self) -> Place | None:
+        """Where it goes on, asked for between two batches; of an output, all before it is on the disk.
+
+        None if what it reads or writes can be had only once, as a pipe.
+        """
         ...
 
     def resume(self, place: Place) -> None:

@@ -39,7 +39,7 @@ class RejectFile:
         """See `Rejects.write`."""
         self._file.append(b"".join(map(_line, rejected)))
 
-    def place(self) -> Place:
+    def place(self) -> Place | None:
         """See `Resumable.place`."""
         return self._file.place()
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from crash_harness import BASE, FORMULA, REGISTRY, Job, events, swapped
@@ -14,7 +16,9 @@ from simfs import SimFS
 from streamrnn.commit import manifest as m
 from streamrnn.commit import writer
 from streamrnn.commit.job import build_job
+from streamrnn.config.open import open_pipeline
 from streamrnn.errors import SinkError, SourceError, StateError, StreamrnnError
+from streamrnn.pipeline import run
 
 KEEP_2 = FORMULA.replace("keep: 1", "keep: 3").replace("every_s: 2", "every_s: 0")
 
@@ -246,3 +250,15 @@ def test_the_manifest_is_one_line_of_canonical_json(stopped):
     data = stopped.content(BASE / "job" / commits(stopped)[-1])
     assert data == m.encode(json.loads(data)["manifest"])
     assert data.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("number", range(1, m.FORMAT + 1))
+def test_commits_of_every_format_there_was_are_gone_on_from(tmp_path, number):
+    """These files are never made anew; docs/design.md says what a new format needs."""
+    made = Path(__file__).parent / "fixtures" / f"commit_{number}"
+    folder = Path(shutil.copytree(made, tmp_path / "job"))
+    before = (folder / "out.txt").read_bytes()
+    run(build_job(*open_pipeline(str(folder / "p.yaml"), REGISTRY)), lambda: False, lambda report: None)
+    for name in ("out.txt", "bad.txt"):
+        assert (folder / name).read_bytes() == (folder / f"whole_{name}").read_bytes()
+    assert b"" != before != (folder / "out.txt").read_bytes()

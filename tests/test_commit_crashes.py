@@ -6,8 +6,10 @@ STREAMRNN_SEEDS=2000 runs as many seeds; a seed that fails is named, and `run_se
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
+from pathlib import Path
 
 import pytest
 from crash_harness import BASE, SABOTAGES, Job, events, run_seed
@@ -94,3 +96,39 @@ def test_a_run_that_is_complete_gives_nothing_when_it_is_started_again(job, expe
     before = fs.content(BASE / "out.txt")
     assert job.outcome(fs, job.live(fs, random.Random(2))) == expected
     assert fs.content(BASE / "out.txt") == before
+
+
+MODELS = Path(__file__).parent.parent / "pipelines" / "models"
+LETTERS = f"""
+source: {{type: file, path: in.jsonl}}
+decode: {{type: jsonl}}
+event: {{key: k, inputs: {{x: [{{field: c, one_hot: "$abcdefghijklmnopqrstuvwxyz"}}]}}}}
+reset: [{{type: on_change, field: w}}]
+model:
+  type: BACKEND
+  path: {MODELS}/next_letter.safetensors
+  layers:
+    - {{type: gru, hidden: 96, weights: gru}}
+    - {{type: linear, out: 27, weights: head, activation: softmax}}
+encode: {{type: jsonl, include: [k]}}
+sink: {{type: file, path: out.txt}}
+dead_letter: {{path: bad.txt}}
+checkpoint: {{dir: job, every_s: 2}}
+"""
+
+
+def letters(rng, n):
+    made = [{"k": rng.choice("abc"), "w": rng.randrange(3), "c": rng.choice("abcdxyz?")} for _ in range(n)]
+    return "\n".join(map(json.dumps, made)).encode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["numpy", "onnx", "torch"])
+def test_a_network_on_any_backend(backend):
+    if backend != "numpy":
+        pytest.importorskip({"onnx": "onnxruntime", "torch": "torch"}[backend])
+        pytest.importorskip(f"streamrnn_{backend}")
+    job = Job(LETTERS.replace("BACKEND", backend), {"in.jsonl": letters(random.Random(1), 80)})
+    expected = job.whole()
+    assert expected[0].count(b"\n") > 60
+    assert [run_seed(job, expected, seed).wrong for seed in range(4)] == [None] * 4

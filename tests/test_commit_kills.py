@@ -144,3 +144,53 @@ def test_a_full_disk_stops_the_run_with_a_reason(tmp_path):
     assert code == 4
     assert "No space left on device" in err
     assert "Traceback" not in err
+
+
+def test_a_file_as_standard_input_is_gone_on_with(tmp_path, expected):
+    folder = job(tmp_path / "job", PIPELINE.replace("{type: file, path: in.jsonl}", "{type: stdin}"))
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        with (folder / "in.jsonl").open() as stdin:
+            process = start(folder, stdin=stdin)
+            wait_for_commit(folder, process)
+            process.send_signal(number)
+            process.communicate(timeout=60)
+    for _ in range(2):  # the second time there is nothing left to do, not even an end to tell of
+        with (folder / "in.jsonl").open() as stdin:
+            assert end(start(folder, stdin=stdin)) == (0, "")
+        assert (folder / "out.txt").read_bytes() == expected[0]
+    assert newest(folder)["source"]["ended"]
+    with (folder / "p.yaml").open() as stdin:
+        code, err = end(start(folder, stdin=stdin))
+    assert code == 4
+    assert "stdin: expected at least" in err
+    code, err = end(start(folder, stdin=subprocess.PIPE))
+    assert code == 4
+    assert "stdin: expected a regular file, as at the last commit" in err
+
+
+def test_a_pipe_keeps_state_and_says_what_is_not_promised(tmp_path):
+    text = PIPELINE.replace("{type: file, path: in.jsonl}", "{type: stdin}")
+    folder = job(tmp_path / "job", text.replace("{type: file, path: out.txt}", "{type: stdout}"), n=1)
+    answers = []
+    for _ in range(2):
+        process = start(folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        out, err = process.communicate(b'{"k": 1, "x": 1}\n', timeout=60)
+        assert b"source: a pipe cannot be read again" in err
+        assert b"sink: what was written cannot be taken back" in err
+        answers.append(json.loads(out)["y"])
+    assert answers == [1.15, 1.345]
+    lint = subprocess.run([*RUN[:3], "lint", "p.yaml"], cwd=folder, capture_output=True, text=True)
+    assert lint.returncode == 0
+    assert "p.yaml: source: a pipe cannot be read again" in lint.stderr
+
+
+def test_a_named_pipe_is_no_file_to_go_on_with(tmp_path):
+    folder = job(tmp_path / "job", PIPELINE.replace("path: in.jsonl", "path: pipe"), n=1)
+    os.mkfifo(folder / "pipe")
+    process = start(folder)
+    (folder / "pipe").write_text(lines(500))
+    code, err = end(process)
+    assert code == 0
+    assert "source: it cannot be gone on with after a crash" in err
+    assert newest(folder)["events"] == 494
+    assert newest(folder)["source"] is None

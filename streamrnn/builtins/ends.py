@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -33,6 +33,10 @@ class StdinConfig(BaseModel):
     """Events from standard input, as soon as they arrive."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    checkpoint_note: ClassVar[str] = (
+        "a pipe cannot be read again: what came after the last commit of a run that dies is not served; "
+        "a file as standard input is gone on with"
+    )
 
 
 class FileSourceConfig(BaseModel):
@@ -113,6 +117,9 @@ class StdoutConfig(BaseModel):
     """Outputs to standard output, batch by batch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    checkpoint_note: ClassVar[str] = (
+        "what was written cannot be taken back: what followed the last commit of a run that dies comes again"
+    )
 
 
 class RotationConfig(BaseModel):

@@ -50,8 +50,17 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
         if found is None:
             commits.commit()
         pipeline.commits = commits
+        _tell_promises(spec, parts, context)
         opened.pop_all()
     return pipeline
+
+
+def _tell_promises(spec: PipelineSpec, parts: Parts, context: Context) -> None:
+    """Say what commits cannot do for these ends."""
+    for section, chosen, part in (("source", spec.source, parts.source), ("sink", spec.sink, parts.sink)):
+        if not isinstance(part, Resumable) or part.place() is None:
+            note = getattr(chosen.options, "checkpoint_note", "it cannot be gone on with after a crash")
+            context.log.warning("%s: %s", section, note)
 
 
 def described(spec: PipelineSpec) -> dict[str, Any]:

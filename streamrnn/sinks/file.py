@@ -35,7 +35,7 @@ class FileSink:
         """See `Sink.flush`."""
         self._file.sync()
 
-    def place(self) -> Place:
+    def place(self) -> Place | None:
         """See `Resumable.place`."""
         return self._file.place()
 

@@ -39,6 +39,7 @@ class _Input:
     path: Path
     stream: BinaryIO | None = None
     max_ratio: float | None = None
+    is_regular: bool = True
     _gzip: GzipReader | None = None
 
     def read(self, fs: FileSystem, size: int = _READ_BYTES) -> bytes:
@@ -102,12 +103,15 @@ class FileSource:
             return self._past
         return self._past | {self._inputs[self._index].name: self._framer.position}
 
-    def place(self) -> Place:
+    def place(self) -> Place | None:
         """See `Resumable.place`: the list of files as it was settled, which is next, and where in it."""
+        if not all(file.is_regular for file in self._inputs):
+            return None
         place: Place = {"files": [file.name for file in self._inputs], "index": self._index}
         if self._index < len(self._inputs):
             assert isinstance(self._framer, Resumable)
             current, inside = self._inputs[self._index], self._framer.place()
+            assert inside is not None
             length = inside["position"] if current.max_ratio is None else None
             with _told_as(current):
                 place["before"] = prefix_of(self._fs, current.path, length)
@@ -223,7 +227,7 @@ def _opened(name: str, context: Context) -> _Input:
     """What is no regular file, if it can be read at all."""
     path = context.path(name)
     try:
-        return _Input(name, path, context.fs.open_read(path))
+        return _Input(name, path, context.fs.open_read(path), is_regular=False)
     except OSError as error:
         raise SourceError(f"{name}: cannot read {path}: {error.strerror}") from error
 
