@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -109,6 +110,8 @@ class Job:
         files = files or {"a.jsonl": events(rng, 60), "b.jsonl": b"", "c.jsonl": events(rng, 40)}
         self.files = {BASE / name: data for name, data in files.items()}
         self.verdict = None
+        self.promised = 0
+        """The newest commit that was made: no later life may find only older ones."""
         self.log = logging.Logger("sim")
         self.errors = Log()
         self.log.addHandler(self.errors)
@@ -121,13 +124,19 @@ class Job:
         with swapped(build, "probe", self.probed):  # the same model in every life
             pipeline = build_job(self.spec, REGISTRY, context)
         pipeline.parts.max_batch_events = batch or rng.choice([1, 3, 8, 64])
+        kept = pipeline.commits._chain.kept
+        if max(kept) < self.promised:
+            raise AssertionError(f"commit {self.promised} was made and is lost; found {max(kept)}")
         left = [turns]
 
         def stopping():
             left[0] = None if left[0] is None else left[0] - 1
             return left[0] is not None and left[0] < 0
 
-        run(pipeline, stopping, lambda report: None)
+        try:
+            run(pipeline, stopping, lambda report: None)
+        finally:
+            self.promised = max(kept)
         return exported(pipeline.parts.core)
 
     def probed(self, backend):
@@ -140,7 +149,7 @@ class Job:
 
     def whole(self):
         """The outcome of a run that nothing disturbs."""
-        fs = SimFS(self.files)
+        fs, self.promised = SimFS(self.files), 0
         return self.outcome(fs, self.live(fs, random.Random(0), batch=16))
 
 
@@ -168,6 +177,7 @@ def run_seed(job: Job, expected, seed: int, sabotage: Callable[[], object] | Non
     rng, crashes, fs = random.Random(seed), 0, None
     fs = SimFS(job.files, rng)
     job.errors.told.clear()
+    job.promised = 0
     span = rng.choice([20, 60, 250])
     with (sabotage or no_sabotage)():
         try:
@@ -341,3 +351,18 @@ SABOTAGES = {
     "manifest written in place": _in_place,
     "answers that depend on the batch": _batch_dependent,
 }
+
+
+def main():
+    """Print, for each sabotage, after how many seeds it shows, and of how many."""
+    job = Job()
+    expected, most = job.whole(), int(sys.argv[1]) if len(sys.argv) > 1 else 100
+    for name, sabotage in {"none": None, **SABOTAGES}.items():
+        seen = [run_seed(job, expected, seed, sabotage) for seed in range(most)]
+        wrong = [seed for seed, each in enumerate(seen) if each.wrong]
+        first = f"seed {wrong[0] + 1}" if wrong else "never"
+        print(f"| {name} | {first} | {len(wrong)} of {most} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

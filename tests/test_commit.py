@@ -37,6 +37,7 @@ def expected(job):
 def stopped(job):
     """A disk on which the job was stopped in the midst of it."""
     job.errors.told.clear()
+    job.promised = 0
     fs = SimFS(job.files)
     job.live(fs, random.Random(1), turns=9, batch=8)
     return fs
@@ -57,6 +58,7 @@ def commits(fs):
 
 
 def go_on(job, fs):
+    job.promised = 0
     return job.outcome(fs, job.live(fs, random.Random(2)))
 
 
@@ -70,6 +72,7 @@ def test_a_job_that_was_stopped_goes_on(job, expected, stopped):
 
 
 def test_state_is_kept_as_a_base_and_deltas_until_they_outweigh_it(job):
+    job.promised = 0
     fs = SimFS(job.files)
     with swapped(writer.Commits, "_prune", lambda self: None):
         job.live(fs, random.Random(1), batch=3)
@@ -214,6 +217,7 @@ def test_damage_to_any_file_of_the_folder_is_detected_or_harmless(job, expected,
 
 def test_without_a_digest_damage_would_go_unnoticed(job, expected):
     with swapped(m, "digest", lambda data: "none"):
+        job.promised = 0
         fs = SimFS(job.files)
         job.live(fs, random.Random(1), turns=9, batch=8)
         assert any(flip_seed(job, expected, fs, seed) for seed in range(200))
@@ -241,6 +245,7 @@ def test_other_files_go_on_too(text, files):
     expected = job.whole()
     assert expected[0].count(b"\n") >= 40
     for turns in range(0, 14, 2):
+        job.promised = 0
         fs = SimFS(job.files)
         job.live(fs, random.Random(turns), turns=turns, batch=5)
         assert go_on(job, fs) == expected

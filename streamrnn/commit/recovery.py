@@ -40,9 +40,9 @@ def newest(folder: Path, context: Context) -> Found | None:
     for number in numbers:
         path = folder / m.commit_name(number)
         try:
-            manifest = m.decode(_read(fs, path))
+            manifest = read_manifest(fs, folder, number)
             if found is None:
-                segments = [_segment(fs, folder, segment) for segment in manifest["segments"]]
+                segments = segments_of(fs, folder, manifest)
                 found = Found(manifest, segments, chain, bool(broken))
                 chain.segments = manifest["segments"]
         except m.BrokenError as error:
@@ -75,6 +75,16 @@ def refuse_other(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -
             "one, which forgets every key and writes the outputs anew"
         )
         raise StateError("\n".join([f"the commits in {folder} are of another pipeline:", *lines, ways]))
+
+
+def segments_of(fs: FileSystem, folder: Path, manifest: m.Manifest) -> list[bytes]:
+    """The segments that a commit names. Raises `BrokenError` if one is not what was written."""
+    return [_segment(fs, folder, segment) for segment in manifest["segments"]]
+
+
+def read_manifest(fs: FileSystem, folder: Path, number: int) -> m.Manifest:
+    """One commit of a folder. Raises `BrokenError` if it is damaged or missing."""
+    return m.decode(_read(fs, folder / m.commit_name(number)))
 
 
 def _short(value: Any) -> str:
