@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import logging
 import os
 import random
 import select
 import socket
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -106,6 +108,45 @@ class FileSystem:
     def read_at(self, file: BinaryIO, position: int, size: int) -> bytes:
         """At most `size` bytes from `position` on; fewer only at the end of the file."""
         return os.pread(file.fileno(), size, position)
+
+    def truncate(self, file: BinaryIO, size: int) -> None:
+        """Cut a file that is open for writing to its first `size` bytes."""
+        os.ftruncate(file.fileno(), size)
+
+    def names(self, folder: Path) -> list[str]:
+        """The names in a folder, sorted; none if there is no such folder."""
+        try:
+            return sorted(os.listdir(folder))
+        except FileNotFoundError:
+            return []
+
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder for this user alone, and those above it; their names survive a loss of power."""
+        if not folder.is_dir():
+            self.make_folder(folder.parent)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            self.sync_folder(folder.parent)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Return when new, renamed and removed names in a folder would survive a loss of power."""
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _CANNOT_SYNC:
+                raise
+        finally:
+            os.close(descriptor)
+
+    def lock(self, path: Path) -> BinaryIO | None:
+        """Hold a lock until the file is closed or the process ends; None if another holds it."""
+        file = self.open_write(path, append=True)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
 
     def replace(self, path: Path, target: Path) -> None:
         """Rename a file; one that `target` names is lost."""
@@ -208,6 +249,16 @@ class DescriptorStream:
         ready, _, _ = select.select([self._descriptor], [], [], wait_ms / 1000)
         return os.read(self._descriptor, size) if ready else None
 
+    def offset(self) -> int | None:
+        """Where the next read of a regular file begins; None for anything else."""
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            return None
+        return os.lseek(self._descriptor, 0, os.SEEK_CUR)
+
+    def seek(self, offset: int) -> None:
+        """Let the next read of a regular file begin there."""
+        os.lseek(self._descriptor, offset, os.SEEK_SET)
+
     def write(self, data: bytes) -> None:
         """See `Stream.write`."""
         left = memoryview(data)
@@ -234,6 +285,8 @@ class Context:
     """Asked for a backend by its type, for `type: auto`; None knows none."""
     trusts_code: bool = False
     """Whether the pipeline's file says `trust: code`: only then may a model be more than data."""
+    resuming: bool = False
+    """Whether the outputs of an earlier run are gone on with: what is there must not be emptied."""
     stdin: Stream = field(default_factory=lambda: DescriptorStream(0))
     stdout: Stream = field(default_factory=lambda: DescriptorStream(1))
 

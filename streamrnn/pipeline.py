@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pluggy
 
     from streamrnn.backend import Backend
+    from streamrnn.commit.writer import Commits
     from streamrnn.core import Core
     from streamrnn.core.probe import Verdict
     from streamrnn.events import Column, Columns, IntArray
@@ -54,6 +55,7 @@ class Pipeline:
         """Marks to handle before the next read; may be appended to from another thread."""
         self._idle: Callable[[], None] = getattr(parts.sink, "idle", lambda: None)
         """Lets a sink go on with what its readers did not take at once."""
+        self.commits: Commits | None = None
         self._closed = False
 
     def open(self) -> None:
@@ -61,7 +63,13 @@ class Pipeline:
         self._observe("streamrnn_pipeline_started")
 
     def run_once(self, wait_ms: int = 100) -> Report | None:
-        """Read what has arrived and serve it; None once the source has ended."""
+        """Read what has arrived and serve it, commit if it is time; None once the source has ended."""
+        report = self._turn(wait_ms)
+        if self.commits is not None and report is not None:
+            self.commits.turn()
+        return report
+
+    def _turn(self, wait_ms: int) -> Report | None:
         parts = self.parts
         while self.commands:
             parts.core.mark(self.commands.popleft())
@@ -100,7 +108,7 @@ class Pipeline:
         self._observe("streamrnn_batch_done", report=report)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Flush and give everything back; twice is fine."""
+        """Flush, commit, and give everything back; after an error neither. Twice is fine."""
         if self._closed:
             return
         self._closed = True
@@ -111,10 +119,14 @@ class Pipeline:
 
         with ExitStack() as closing:  # one that fails to close does not keep the others open
             closing.push(tell)
+            if self.commits is not None:
+                closing.callback(self.commits.close)
             for part in (parts.backend, parts.rejects, parts.sink, parts.source):
                 closing.callback(part.close)
             if error is None:
                 parts.sink.flush()
+                if self.commits is not None:
+                    self.commits.commit()
 
     def _observe(self, hook: str, **told: object) -> None:
         """Tell every observer; one that raises is told nothing from then on."""

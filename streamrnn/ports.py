@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from streamrnn.events import Block, Columns, Frames, Mark, OutBlock
 
@@ -13,6 +13,32 @@ if TYPE_CHECKING:
 
 class EndOfStream(Exception):  # control flow, not an error
     """A source has nothing more to give, now and for ever."""
+
+
+Place = dict[str, Any]
+"""Where to go on: what JSON can hold, for whoever gave it to read again."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A framer, source, sink or file of refused events that can go on where an earlier run committed.
+
+    A pipeline with `checkpoint` asks its parts for these methods; one that lacks them begins anew.
+    """
+
+    def place(self) -> Place | None:
+        """Where it goes on, asked for between two batches; of an output, all before it is on the disk.
+
+        None if what it reads or writes can be had only once, as a pipe.
+        """
+        ...
+
+    def resume(self, place: Place) -> None:
+        """Go on from a place of an earlier run, before anything else is asked of it.
+
+        Raises `SourceError` or `SinkError` if what lies before the place is not what it was.
+        """
+        ...
 
 
 class Framer(Protocol):

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from streamrnn.errors import SinkError
 from streamrnn.notices import Notices
+from streamrnn.output_file import OutputFile
 
 if TYPE_CHECKING:
     from streamrnn.context import Context
     from streamrnn.events import Rejected
+    from streamrnn.ports import Place
 
 
 class Rejects(Protocol):
@@ -32,31 +33,28 @@ class RejectFile:
     """One JSON object a line: where the event stood, why it was refused, the record as text or base64."""
 
     def __init__(self, path: str, context: Context) -> None:
-        self._path, self._fs = path, context.fs
-        try:
-            context.fs.make_parents(context.path(path))
-            self._file = context.fs.open_write(context.path(path), append=False)
-        except OSError as error:
-            raise SinkError(f"dead_letter: cannot open {path}: {error.strerror}") from error
+        self._file = OutputFile(context.fs, context.path(path), f"dead_letter: {path}", context.resuming)
 
     def write(self, rejected: Sequence[Rejected]) -> None:
         """See `Rejects.write`."""
-        try:
-            self._fs.write(self._file, b"".join(map(_line, rejected)))
-        except OSError as error:
-            raise SinkError(f"dead_letter: cannot write {self._path}: {error.strerror}") from error
+        self._file.append(b"".join(map(_line, rejected)))
+
+    def place(self) -> Place | None:
+        """See `Resumable.place`."""
+        return self._file.place()
+
+    def resume(self, place: Place) -> None:
+        """See `Resumable.resume`."""
+        self._file.resume(place)
+
+    @property
+    def comparing(self) -> bool:
+        """See `OutputFile.comparing`."""
+        return self._file.comparing
 
     def close(self) -> None:
         """See `Rejects.close`."""
-        if self._file.closed:
-            return
-        try:
-            self._fs.sync(self._file)
-        except OSError as error:
-            text = f"dead_letter: cannot write {self._path} to the disk: {error.strerror}"
-            raise SinkError(text) from error
-        finally:
-            self._file.close()
+        self._file.close()
 
 
 class RejectLog:

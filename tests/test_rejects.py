@@ -73,7 +73,7 @@ def test_a_line_is_written_whole_and_a_pipe_need_not_sync() -> None:
 
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(SinkError, match=r"dead_letter: cannot open \.: Is a directory"):
+    with pytest.raises(SinkError, match=r"dead_letter: \.: cannot open: Is a directory"):
         RejectFile(".", Context(base_dir=tmp_path))
 
 

@@ -34,6 +34,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "encode": m.Encode,
     "limits": m.Limits,
     "dead_letter": m.DeadLetter,
+    "checkpoint": m.Checkpoint,
     "tests": m.Test,
 }
 UNIONS: Mapping[str, Any] = {"layers": LayerConfig, "fields": m.EncodedField}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -33,6 +33,10 @@ class StdinConfig(BaseModel):
     """Events from standard input, as soon as they arrive."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    checkpoint_note: ClassVar[str] = (
+        "a pipe cannot be read again: what came after the last commit of a run that dies is not served; "
+        "a file as standard input is gone on with"
+    )
 
 
 class FileSourceConfig(BaseModel):
@@ -92,6 +96,14 @@ class FileSourceConfig(BaseModel):
         return self
 
     @property
+    def refuses_checkpoint(self) -> tuple[str, str] | None:
+        """The option that commits cannot be made with, and why."""
+        if not self.follow:
+            return None
+        why = "where a file was left that is rotated while nothing runs cannot be found again yet"
+        return "follow", f"{why}; set it to false and run the pipeline when files are complete"
+
+    @property
     def paths(self) -> list[str]:
         """The paths and patterns, be it one or many."""
         return [self.path] if isinstance(self.path, str) else self.path
@@ -105,6 +117,9 @@ class StdoutConfig(BaseModel):
     """Outputs to standard output, batch by batch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    checkpoint_note: ClassVar[str] = (
+        "what was written cannot be taken back: what followed the last commit of a run that dies comes again"
+    )
 
 
 class RotationConfig(BaseModel):
@@ -150,6 +165,13 @@ class FileSinkConfig(BaseModel):
         "is full, `keep` how many full ones stay. The last full file has `.1` behind its name, the one "
         "before it `.2`. Without it one file takes everything.",
     )
+
+    @property
+    def refuses_checkpoint(self) -> tuple[str, str] | None:
+        """See `FileSourceConfig.refuses_checkpoint`."""
+        if self.rotate is None:
+            return None
+        return "rotate", "a full file that was renamed cannot be cut back to a commit; leave it out"
 
 
 COMPONENTS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -70,6 +70,9 @@ class _Listening(BaseModel):
 class SocketSourceConfig(_Listening):
     """Events from the clients of a socket."""
 
+    checkpoint_note: ClassVar[str] = (
+        "what clients sent cannot be read again: what followed the last commit of a run that dies is lost"
+    )
     listen: Listen = Field(description=_LISTEN)
     allow_remote: bool = Field(False, validate_default=True, description=_REMOTE)
     max_connections: int = Field(1000, ge=1, description="clients at once; more are turned away")
@@ -95,6 +98,9 @@ class SocketSourceConfig(_Listening):
 class SocketSinkConfig(_Listening):
     """Outputs to clients of a socket."""
 
+    checkpoint_note: ClassVar[str] = (
+        "what was sent cannot be taken back: outputs after the last commit of a run that dies come once more"
+    )
     to: Literal["sender", "subscribers"] = Field(
         description="`sender` answers each event to the client of the `socket` source that sent it, "
         'a refused one with {"refused": {"number": 3, "reason": "..."}}; `subscribers` sends every output to '

@@ -36,6 +36,8 @@ def command(files: tuple[str, ...], style: str, explain: bool) -> None:
             spec, _, context = open_pipeline(file, registry)
             if explain:
                 facts[file] = explain_file(spec, context)
+            if spec.file.checkpoint and style == "text":
+                _tell_promises(file, spec)
             if spec.model.component.name == "auto" and style == "text":
                 _tell_choice(file, spec, context)
         except ConfigError as error:
@@ -68,6 +70,13 @@ def _print(findings: Sequence[Finding], facts: Mapping[str, Sequence[Fact]], sty
         if len(facts) > 1:
             click.echo(f"{file}:")
         print_facts([astuple(fact) for fact in found])
+
+
+def _tell_promises(file: str, spec: PipelineSpec) -> None:
+    """What commits cannot do for these ends."""
+    for section, chosen in (("source", spec.source), ("sink", spec.sink)):
+        if note := getattr(chosen.options, "checkpoint_note", None):
+            click.echo(f"{file}: {section}: {note}", err=True)
 
 
 def _tell_choice(file: str, spec: PipelineSpec, context: Context) -> None:

@@ -24,17 +24,17 @@ def command(file: str, quiet: bool) -> None:
     SIGINT and SIGTERM finish what was read and end the run; a second one ends it at once.
     """
     one_thread()
-    from streamrnn.build import build_pipeline
     from streamrnn.cli.progress import Progress
+    from streamrnn.commit.job import build_job
     from streamrnn.config.open import open_pipeline
     from streamrnn.pipeline import run
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     spec, registry, context = open_pipeline(file)
-    pipeline = build_pipeline(spec, registry, context)
+    stop = StopSignals()
+    pipeline = build_job(spec, registry, context)
     if not quiet and pipeline.info.backend != spec.model.component.name:
         click.echo(f"type: {spec.model.component.name} takes {pipeline.info.backend}", err=True)
-    stop = StopSignals()
     with Progress(context.clock, sys.stderr, quiet) as progress, few_collections():
         run(pipeline, lambda: stop.asked, progress.told)
 

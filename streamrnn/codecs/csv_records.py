@@ -13,6 +13,7 @@ from streamrnn.events import Frames
 
 if TYPE_CHECKING:
     from streamrnn.events import IntArray
+    from streamrnn.ports import Place
 
 _BOM = b"\xef\xbb\xbf"
 _KEPT_BYTES = 256
@@ -71,6 +72,7 @@ class CsvFramer:
 
     def finish(self) -> None:
         """See `Framer.finish`."""
+        self._searched = False  # a byte order mark may have come since
         self._search()
         if self._rest:
             end = np.array([len(self._rest)])
@@ -105,6 +107,22 @@ class CsvFramer:
             found = self._found[0]
             return found.base + int(found.starts[found.next])
         return self._base if self._discarding_from is None else self._discarding_from
+
+    def place(self) -> Place:
+        """See `Resumable.place`; the header goes along, since it stands at the start of the stream alone."""
+        position = self.position
+        place: Place = {"position": position, "lines": self._lines, "header": self._header.decode("latin-1")}
+        if self._found:
+            place["lines"] = int(self._found[0].numbers[self._found[0].next]) - 1
+        elif self._discarding_from is not None:
+            place |= {"position": self._base, "quotes": self._quotes, "discarding_from": position}
+        return place | {"wants_header": self._wants_header}
+
+    def resume(self, place: Place) -> None:
+        """See `Resumable.resume`."""
+        self._base, self._lines = place["position"], place["lines"]
+        self._header, self._wants_header = place["header"].encode("latin-1"), place["wants_header"]
+        self._discarding_from, self._quotes = place.get("discarding_from"), place.get("quotes", 0)
 
     def _search(self) -> None:
         """Find the records that have ended; only the beginning of the next one remains."""

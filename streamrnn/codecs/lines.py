@@ -12,6 +12,7 @@ from streamrnn.events import Frames
 
 if TYPE_CHECKING:
     from streamrnn.events import BoolArray, IntArray
+    from streamrnn.ports import Place
 
 _BOM = b"\xef\xbb\xbf"
 _BLANK = b" \t\r"
@@ -119,6 +120,23 @@ class LineFramer:
         if self._discarding_from is not None:
             return self._discarding_from
         return min(self._base, self._fed)
+
+    def place(self) -> Place:
+        """See `Resumable.place`: `position` is where the stream must be fed from, after `lines` lines."""
+        position = self.position
+        if self._windows:
+            window = self._windows[0]
+            return {"position": position, "lines": int(window.numbers[window.next]) - 1}
+        if self._discarding_from is None:
+            return {"position": position, "lines": self._lines}
+        return {"position": self._base, "lines": self._lines, "discarding_from": self._discarding_from}
+
+    def resume(self, place: Place) -> None:
+        """See `Resumable.resume`."""
+        self._base = self._fed = place["position"]
+        self._lines = place["lines"]
+        self._discarding_from = place.get("discarding_from")
+        self._head = b"" if self._base == 0 else None
 
     def _without_bom(self, head: bytes) -> bytes:
         """What follows the byte order mark, if there is one; nothing while that is open."""

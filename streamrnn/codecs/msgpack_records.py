@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from struct import Struct
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from streamrnn.events import Frames
+
+if TYPE_CHECKING:
+    from streamrnn.ports import Place
 
 LENGTH_BYTES = 4
 _LENGTH = Struct(">I")
@@ -73,6 +77,15 @@ class MsgpackFramer:
     def position(self) -> int:
         """See `Framer.position`; in the midst of a record that is refused it is where that begins."""
         return self._skipping_from if self._skip and not self._ended else self._base
+
+    def place(self) -> Place:
+        """See `Resumable.place`: `skip` bytes from `position` on belong to a record that was refused."""
+        return {"position": self._base, "records": self._count, "skip": self._skip}
+
+    def resume(self, place: Place) -> None:
+        """See `Resumable.resume`."""
+        self._base, self._count, self._skip = place["position"], place["records"], place["skip"]
+        self._skipping_from = self._base
 
     def _frames(
         self, used: int, starts: list[int], ends: list[int], positions: list[int], refused: dict[int, str]

@@ -57,6 +57,14 @@ def rule_problems(file: m.PipelineFile, rules: list[Chosen]) -> Iterator[Problem
         yield rule.path, why
 
 
+def checkpoint_problems(spec: PipelineSpec) -> Iterator[Problem]:
+    """Ends that a pipeline with commits cannot have; such options say so in `refuses_checkpoint`."""
+    for chosen in (spec.source, spec.sink) if spec.file.checkpoint else ():
+        if refused := getattr(chosen.options, "refuses_checkpoint", None):
+            option, why = refused
+            yield (*chosen.path, option), f"cannot stand beside checkpoint: {why}"
+
+
 def context_problems(spec: PipelineSpec) -> Iterator[Problem]:
     """Context of inputs that the event does not make."""
     for name in spec.file.model.context:

@@ -92,6 +92,7 @@ def _check(parts: Parts, spec: PipelineSpec, context: Context, whole: bool) -> N
     for path, message in (
         *checks.time_problems(spec.file, spec.rules, spec),
         *checks.rule_problems(spec.file, spec.rules),
+        *checks.checkpoint_problems(spec),
     ):
         parts.report(path, message)
     if not whole:

@@ -13,7 +13,7 @@ from streamrnn.builtins.resets import LONGEST_S
 
 Path = Annotated[str, StringConstraints(min_length=1)]
 
-NOT_YET = ("order", "checkpoint", "shards", "workers")
+NOT_YET = ("order", "shards", "workers")
 """Sections of later versions: refused, so that nobody believes they work."""
 
 
@@ -145,6 +145,14 @@ class DeadLetter(Section):
     path: Path = Field(description="a file of JSON lines: position, reason and raw bytes")
 
 
+class Checkpoint(Section):
+    """Where commits are kept, to go on from after a stop or a crash; without it every run begins anew."""
+
+    dir: Path = Field(description="a folder for the commits of this pipeline alone; made if it is missing")
+    every_s: float = Field(10, ge=0, description="seconds between two commits; 0 commits after each batch")
+    keep: int = Field(2, ge=1, le=100, description="how many commits stay, to fall back to a former one")
+
+
 class Test(Section):
     """Events in, outputs out, on a clock of its own."""
 
@@ -176,6 +184,7 @@ class PipelineFile(Section):
     encode: Encode = Field(description="what an output record carries, such as {type: jsonl}")
     sink: Typed = Field(description="where outputs go, such as {type: stdout}")
     dead_letter: DeadLetter | None = Field(None, description="where refused events go")
+    checkpoint: Checkpoint | None = Field(None, description="where commits are kept, to go on after a stop")
     limits: Limits = Field(default=Limits.model_construct(), description="ceilings")
     numerics: Literal["batch_invariant", "approximate"] | None = Field(
         None, description="batch_invariant refuses a model whose answers depend on the batch"

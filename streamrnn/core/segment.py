@@ -58,7 +58,7 @@ def read(store: Store, segments: Sequence[bytes]) -> str | None:
         raise StateError("state can only be restored into a core that has served nothing")
     note = None
     for number, blob in enumerate(segments):
-        header, tensors = _parse(blob)
+        header, tensors = parse(blob)
         note = _check(store, header, number) or note
         rows = tensors["rows"]
         store.grow(int(rows.max(initial=-1)) + 1)
@@ -89,7 +89,8 @@ def _header(store: Store, base: bool) -> dict[str, Any]:
     }
 
 
-def _parse(blob: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
+def parse(blob: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Header and tensors of a segment. Raises `StateError` if it cannot be read."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

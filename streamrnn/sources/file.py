@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os.path
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from streamrnn.errors import SourceError
 from streamrnn.events import Mark, Origin
-from streamrnn.ports import EndOfStream
+from streamrnn.ports import EndOfStream, Resumable
+from streamrnn.prefix import prefix_of, unlike
 from streamrnn.sources.compressed import GzipReader
 from streamrnn.sources.follow import FollowSource
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from streamrnn.builtins.ends import FileSourceConfig
     from streamrnn.context import Context, FileSystem
     from streamrnn.events import Block
-    from streamrnn.ports import Framer
+    from streamrnn.ports import Framer, Place
 
 _READ_BYTES = 1 << 20
 
@@ -37,17 +39,27 @@ class _Input:
     path: Path
     stream: BinaryIO | None = None
     max_ratio: float | None = None
+    is_regular: bool = True
     _gzip: GzipReader | None = None
 
-    def read(self, fs: FileSystem) -> bytes:
-        """The next bytes of its records; b"" at the end."""
+    def read(self, fs: FileSystem, size: int = _READ_BYTES) -> bytes:
+        """The next bytes of its records, at most `size`; b"" at the end."""
         if self.stream is None:
             self.stream = fs.open_read(self.path)
         if self.max_ratio is None:
-            return self.stream.read(_READ_BYTES)
+            return self.stream.read(size)
         if self._gzip is None:
             self._gzip = GzipReader(self.stream, self.name, self.max_ratio)
-        return self._gzip.read(_READ_BYTES)
+        return self._gzip.read(size)
+
+    def skip(self, fs: FileSystem, position: int) -> None:
+        """Go to a byte of its records; the bytes of a compressed file before it are read and dropped."""
+        if self.max_ratio is None:
+            self.stream = fs.open_read(self.path)
+            self.stream.seek(position)
+            return
+        while position and (data := self.read(fs, min(position, _READ_BYTES))):
+            position -= len(data)
 
     def close(self) -> None:
         if self.stream is not None:
@@ -63,7 +75,7 @@ class FileSource:
     """
 
     def __init__(self, context: Context, inputs: Sequence[_Input], new_framer: Callable[..., Framer]) -> None:
-        self._fs = context.fs
+        self._context, self._fs = context, context.fs
         self._inputs = list(inputs)
         self._new_framer = new_framer
         self._index = 0
@@ -91,6 +103,42 @@ class FileSource:
             return self._past
         return self._past | {self._inputs[self._index].name: self._framer.position}
 
+    def place(self) -> Place | None:
+        """See `Resumable.place`: the list of files as it was settled, which is next, and where in it."""
+        if not all(file.is_regular for file in self._inputs):
+            return None
+        place: Place = {"files": [file.name for file in self._inputs], "index": self._index}
+        if self._index < len(self._inputs):
+            assert isinstance(self._framer, Resumable)
+            current, inside = self._inputs[self._index], self._framer.place()
+            assert inside is not None
+            length = inside["position"] if current.max_ratio is None else None
+            with _told_as(current):
+                place["before"] = prefix_of(self._fs, current.path, length)
+            place["framer"] = inside
+        return place
+
+    def resume(self, place: Place) -> None:
+        """See `Resumable.resume`. The files are those of the place, in its order, whatever matches by now."""
+        found = {file.name: file for file in self._inputs}
+        if new := [name for name in found if name not in place["files"]]:
+            text = "%s: not among the files this run began with; start a new checkpoint dir to read it"
+            self._context.log.warning(text, ", ".join(new))
+        names = place["files"][place["index"] :]
+        if missing := [name for name in names if name not in found]:
+            raise SourceError(f"{', '.join(missing)}: the last commit is not through with it, and it is gone")
+        done = [_Input(name, self._context.path(name)) for name in place["files"][: place["index"]]]
+        self._inputs, self._index = done + [found[name] for name in names], place["index"]
+        if not names:
+            return
+        current, position = self._inputs[self._index], place["framer"]["position"]
+        assert isinstance(self._framer, Resumable)
+        with _told_as(current):
+            if why := unlike(self._fs, current.path, place["before"]):
+                raise SourceError(f"{current.name}: {why}")
+            current.skip(self._fs, position)
+        self._framer.resume(place["framer"])
+
     def close(self) -> None:
         """See `Source.close`."""
         self._closed = True
@@ -98,10 +146,8 @@ class FileSource:
             file.close()
 
     def _receive(self, current: _Input) -> None:
-        try:
+        with _told_as(current):
             data = current.read(self._fs)
-        except OSError as error:
-            raise SourceError(f"{current.name}: cannot read: {error.strerror}") from error
         if data:
             self._framer.feed(data)
         else:
@@ -117,6 +163,14 @@ class FileSource:
         self._ended = False
         self._framer = self._new_framer()
         return mark
+
+
+@contextmanager
+def _told_as(file: _Input) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(f"{file.name}: cannot read: {error.strerror}") from error
 
 
 def build(
@@ -173,7 +227,7 @@ def _opened(name: str, context: Context) -> _Input:
     """What is no regular file, if it can be read at all."""
     path = context.path(name)
     try:
-        return _Input(name, path, context.fs.open_read(path))
+        return _Input(name, path, context.fs.open_read(path), is_regular=False)
     except OSError as error:
         raise SourceError(f"{name}: cannot read {path}: {error.strerror}") from error
 

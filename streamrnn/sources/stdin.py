@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamrnn.errors import SourceError
 from streamrnn.events import Mark, Origin
-from streamrnn.ports import EndOfStream
+from streamrnn.ports import EndOfStream, Resumable
+from streamrnn.prefix import prefix_of, unlike
 
 if TYPE_CHECKING:
     from streamrnn.builtins.ends import StdinConfig
     from streamrnn.context import Context
     from streamrnn.events import Block
-    from streamrnn.ports import Framer
+    from streamrnn.ports import Framer, Place
 
 _READ_BYTES = 1 << 18
 _ORIGIN = Origin("stdin", "stdin")
+_PATH = Path("/dev/stdin")
+"""The open file once more, with a position of its own."""
 
 
 class StdinSource:
@@ -27,6 +31,9 @@ class StdinSource:
         self._framer = framer
         self._ended = False
         self._marked = False
+        offset: Callable[[], int | None] = getattr(context.stdin, "offset", lambda: None)
+        self._began = offset()
+        """Where in a regular file this run began to read; None for a pipe or a terminal."""
 
     def read(self, limit: int, wait_ms: int) -> Block | Mark | None:
         """See `Source.read`."""
@@ -44,6 +51,35 @@ class StdinSource:
     def position(self) -> Mapping[str, int]:
         """See `Source.position`: bytes, counted from where this process began to read."""
         return {_ORIGIN.partition: self._framer.position}
+
+    def place(self) -> Place | None:
+        """See `Resumable.place`: that of a regular file."""
+        if self._began is None or not isinstance(self._framer, Resumable):
+            return None
+        inside = self._framer.place()
+        assert inside is not None
+        try:
+            before = prefix_of(self._context.fs, _PATH, self._began + inside["position"])
+        except OSError as error:
+            raise SourceError(f"stdin: cannot read: {error.strerror}") from error
+        return {"began": self._began, "framer": inside, "before": before, "ended": self._marked}
+
+    def resume(self, place: Place) -> None:
+        """See `Resumable.resume`."""
+        if self._began is None:
+            raise SourceError(
+                "stdin: expected a regular file, as at the last commit, found a pipe or a device"
+            )
+        assert isinstance(self._framer, Resumable)
+        try:
+            why = unlike(self._context.fs, _PATH, place["before"])
+            self._context.stdin.seek(place["began"] + place["framer"]["position"])  # type: ignore[attr-defined]
+        except OSError as error:
+            raise SourceError(f"stdin: cannot read: {error.strerror}") from error
+        if why:
+            raise SourceError(f"stdin: {why}")
+        self._began, self._ended, self._marked = place["began"], place["ended"], place["ended"]
+        self._framer.resume(place["framer"])
 
     def close(self) -> None:
         """See `Source.close`; standard input belongs to the process and stays open."""

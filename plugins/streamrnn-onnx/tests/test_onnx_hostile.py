@@ -97,7 +97,7 @@ def test_the_numpy_backend_refuses_them_by_name_too(kind, tmp_path):
 
 @pytest.mark.parametrize("length", [640, 896, 1152, 1408])
 def test_a_header_as_long_as_a_pickle_begins_is_none(length):
-    from streamrnn.backends.layer_weights import read_header
+    from streamrnn.layers.weights import read_header
 
     header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     stored = length.to_bytes(8, "little") + header.ljust(length) + bytes(4)

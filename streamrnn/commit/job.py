@@ -1,0 +1,135 @@
+"""The pipeline of a file with `checkpoint`: goes on from its newest commit, and makes new ones."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from streamrnn import __version__
+from streamrnn.build import build_pipeline
+from streamrnn.commit import manifest as m
+from streamrnn.commit import recovery
+from streamrnn.commit.writer import Chain, Commits
+from streamrnn.errors import StateError
+from streamrnn.ports import Resumable
+
+if TYPE_CHECKING:
+    from streamrnn.config.spec import Chosen, PipelineSpec
+    from streamrnn.context import Context
+    from streamrnn.pipeline import Parts, Pipeline
+    from streamrnn.registry import Registry
+
+
+def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipeline:
+    """The pipeline of a file; with `checkpoint` in it, as its last commit left it.
+
+    Raises what `build_pipeline` raises, and `StateError` if another run holds the folder, or what is in it
+    cannot be gone on from. Outputs are cut to where the commit left them only after all else was checked.
+    """
+    config = spec.file.checkpoint
+    if config is None:
+        return build_pipeline(spec, registry, context)
+    folder = context.path(config.dir)
+    with ExitStack() as opened:
+        lock = _hold(folder, context)
+        opened.callback(lock.close)
+        found = recovery.newest(folder, context)
+        if found is not None:
+            recovery.refuse_other(folder, found.manifest["pipeline"], described(spec))
+        pipeline = build_pipeline(spec, registry, replace(context, resuming=found is not None))
+        opened.callback(pipeline.close, StateError("not started"))
+        parts = pipeline.parts
+        if found is not None:
+            _go_on(found, parts, folder, context)
+        chain = found.chain if found is not None else Chain()
+        commits = Commits(folder, config, parts, context, _fixed(spec, parts), chain, lock)
+        if found is None:
+            commits.commit()
+        pipeline.commits = commits
+        _tell_promises(spec, parts, context)
+        opened.pop_all()
+    return pipeline
+
+
+def _tell_promises(spec: PipelineSpec, parts: Parts, context: Context) -> None:
+    """Say what commits cannot do for these ends."""
+    for section, chosen, part in (("source", spec.source, parts.source), ("sink", spec.sink, parts.sink)):
+        if not isinstance(part, Resumable) or part.place() is None:
+            note = getattr(chosen.options, "checkpoint_note", "it cannot be gone on with after a crash")
+            context.log.warning("%s: %s", section, note)
+
+
+def described(spec: PipelineSpec) -> dict[str, Any]:
+    """What decides the meaning of state and positions: keys, time, inputs, rules, context, both ends."""
+    event = spec.file.event
+    return {
+        "source": _chosen(spec.source),
+        "decode": _chosen(spec.decode),
+        "event.key": event.key,
+        "event.time": event.time.model_dump(mode="json", exclude_defaults=True) if event.time else None,
+        "event.inputs": event.inputs,
+        "reset": [_chosen(rule) for rule in spec.rules],
+        "model.context": spec.file.model.context,
+        "sink": _chosen(spec.sink),
+        "dead_letter": spec.file.dead_letter.path if spec.file.dead_letter else None,
+    }
+
+
+def _chosen(chosen: Chosen) -> dict[str, Any]:
+    return {"type": chosen.component.name, **chosen.options.model_dump(mode="json", exclude_defaults=True)}
+
+
+def _fixed(spec: PipelineSpec, parts: Parts) -> dict[str, Any]:
+    state = parts.backend.state
+    return {
+        "format": m.FORMAT,
+        "streamrnn": __version__,
+        "numpy": np.__version__,
+        "name": spec.name,
+        "pipeline": described(spec),
+        "backend": parts.backend_name,
+        "numerics": parts.verdict.numerics,
+        "model": {
+            "fingerprint": state.fingerprint,
+            "meaning": state.meaning,
+            "state": {tensor.name: [tensor.dtype, list(tensor.shape)] for tensor in state.tensors},
+        },
+    }
+
+
+def _hold(folder: Path, context: Context) -> BinaryIO:
+    try:
+        context.fs.make_folder(folder)
+        lock = context.fs.lock(folder / m.LOCK)
+    except OSError as error:
+        raise StateError(f"checkpoint: {error.filename or folder}: {error.strerror}") from error
+    if lock is None:
+        raise StateError(f"checkpoint: {folder} is in use by another run; one directory serves one at a time")
+    return lock
+
+
+def _go_on(found: recovery.Found, parts: Parts, folder: Path, context: Context) -> None:
+    """State, source, then outputs, which are the only ones that change something."""
+    manifest = found.manifest
+    _check_model(folder, manifest, parts)
+    if note := parts.core.restore(found.segments):
+        context.log.warning("%s", note)
+    if isinstance(parts.source, Resumable) and manifest["source"] is not None:
+        parts.source.resume(manifest["source"])
+    again = {"again": True} if found.fell_back else {}
+    for name, part in (("sink", parts.sink), ("rejected", parts.rejects)):
+        place = manifest["outputs"][name]
+        if place is not None and isinstance(part, Resumable):
+            part.resume(place | again)
+
+
+def _check_model(folder: Path, manifest: m.Manifest, parts: Parts) -> None:
+    state, was = parts.backend.state, manifest["model"]
+    if was["meaning"] != state.meaning or not state.meaning:
+        now = {t.name: [t.dtype, list(t.shape)] for t in state.tensors}
+        told = {"model.fingerprint": was["fingerprint"], "model.state": was["state"]}
+        recovery.refuse_other(folder, told, {"model.fingerprint": state.fingerprint, "model.state": now})

@@ -1,0 +1,70 @@
+"""The manifest of a commit: a JSON file that names everything belonging to it, and vouches for itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from hashlib import blake2b
+from typing import Any
+
+from streamrnn.errors import StateError
+
+FORMAT = 1
+LOCK = "LOCK"
+UNFINISHED = "commit.tmp"
+
+Manifest = dict[str, Any]
+
+_COMMIT = re.compile(r"commit-(\d{10})\.json")
+
+
+class BrokenError(Exception):
+    """A manifest or a segment is not what was written."""
+
+
+def commit_name(number: int) -> str:
+    """The file of a commit."""
+    return f"commit-{number:010d}.json"
+
+
+def segment_name(number: int, kind: str) -> str:
+    """The file of a commit's own segment of state, `base` or `delta`."""
+    return f"state-{number:010d}.{kind}.safetensors"
+
+
+def commit_numbers(names: list[str]) -> list[int]:
+    """The numbers of the commits among the names of a folder, newest first."""
+    return sorted((int(found[1]) for name in names if (found := _COMMIT.fullmatch(name))), reverse=True)
+
+
+def digest(data: bytes) -> str:
+    """What tells bytes from others that an accident made of them."""
+    return f"blake2b:{blake2b(data, digest_size=32).hexdigest()}"
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The one way to write a manifest down."""
+    return _canonical({"digest": digest(_canonical(manifest)), "manifest": manifest}) + b"\n"
+
+
+def decode(data: bytes) -> Manifest:
+    """The reverse. Raises `BrokenError` if a single bit differs, `StateError` for another format."""
+    try:
+        outer = json.loads(data)
+        manifest: Manifest = outer["manifest"]
+        written = encode(manifest)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BrokenError(f"cannot be read: {error}") from error
+    if written != data:
+        at = next((i for i, (a, b) in enumerate(zip(written, data, strict=False)) if a != b), len(data))
+        raise BrokenError(f"does not match its digest; the first byte that differs is {at} or before it")
+    if manifest["format"] != FORMAT:
+        raise StateError(
+            f"the commit has format {manifest['format']}, written by streamrnn {manifest['streamrnn']}; this "
+            f"version reads format {FORMAT}: go on with that version, or begin anew in another checkpoint dir"
+        )
+    return manifest
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -1,0 +1,151 @@
+"""Makes commits: what a moment between two batches was, published by one rename.
+
+The order is the promise; docs/design.md says why each step stands where it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from streamrnn.commit import manifest as m
+from streamrnn.errors import StateError
+from streamrnn.ports import Place, Resumable
+
+if TYPE_CHECKING:
+    from streamrnn.config.model import Checkpoint
+    from streamrnn.context import Context
+    from streamrnn.pipeline import Parts
+
+
+@dataclass
+class Chain:
+    """The segments that make the state, and which commits need which files.
+
+    `segments` begin with a base; `kept` maps the number of each commit that can be gone on from to the
+    files it names; `number` is that of the newest commit, good or broken.
+    """
+
+    number: int = 0
+    segments: list[dict[str, Any]] = field(default_factory=list)
+    kept: dict[int, set[str]] = field(default_factory=dict)
+
+    @property
+    def wants_base(self) -> bool:
+        """Whether the deltas have come to weigh more than what they are laid over."""
+        sizes = [segment["bytes"] for segment in self.segments]
+        return not sizes or sum(sizes[1:]) > sizes[0]
+
+
+class Commits:
+    """The commits of one pipeline. `fixed` is what every manifest says of the pipeline itself.
+
+    A commit that fails raises, and none is made after it: what the disk holds is not known then.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Checkpoint,
+        parts: Parts,
+        context: Context,
+        fixed: Mapping[str, Any],
+        chain: Chain,
+        lock: BinaryIO,
+    ) -> None:
+        self.folder, self._config, self._parts, self._fixed = folder, config, parts, fixed
+        self._fs, self._clock, self._chain, self._lock = context.fs, context.clock, chain, lock
+        self._last_s = self._clock.monotonic()
+        self._last: object = None
+        self.longest_s = 0.0
+        """How long the stream stood still for a commit, at most."""
+
+    def turn(self) -> None:
+        """Commit if the time has come; called between batches."""
+        if self._clock.monotonic() - self._last_s >= self._config.every_s:
+            self.commit()
+
+    def commit(self) -> None:
+        """Commit, unless nothing has happened since the last time. Raises `StateError` if it fails."""
+        parts = self._parts
+        self._last_s = self._clock.monotonic()
+        # What readers may have seen is still being made again: no commit may forget that.
+        if any(getattr(part, "comparing", False) for part in (parts.sink, parts.rejects)):
+            return
+        source = self._place_of(parts.source)
+        now = (source, parts.core.store.sequence, dict(parts.core.store.epochs))
+        if source is not None and now == self._last:
+            return
+        try:
+            self._commit(source)
+        except OSError as error:
+            where = error.filename or self.folder
+            raise StateError(f"checkpoint: {where}: cannot write: {error.strerror}") from error
+        self._last = now
+        self.longest_s = max(self.longest_s, self._clock.monotonic() - self._last_s)
+
+    def close(self) -> None:
+        """Let another run have the folder."""
+        self._lock.close()
+
+    def _commit(self, source: Place | None) -> None:
+        parts, number = self._parts, self._chain.number + 1
+        outputs = {"sink": self._place_of(parts.sink), "rejected": self._place_of(parts.rejects)}
+        self._chain.segments = self._write_segment(number)
+        self._chain.number = number
+        manifest = {
+            **self._fixed,
+            "number": number,
+            "events": parts.core.store.sequence,
+            "source": source,
+            "outputs": outputs,
+            "segments": self._chain.segments,
+        }
+        self._publish(number, m.encode(manifest))
+        self._chain.kept[number] = {segment["name"] for segment in self._chain.segments}
+        self._prune()
+
+    def _place_of(self, part: object) -> Place | None:
+        """Where a source or an output goes on, the output's bytes on the disk; None if it cannot."""
+        return part.place() if isinstance(part, Resumable) else None
+
+    def _write_segment(self, number: int) -> list[dict[str, Any]]:
+        """Write what changed, or everything; the segments that make the state from now on."""
+        anew = self._chain.wants_base
+        data = self._parts.core.snapshot() if anew else self._parts.core.take_delta()
+        name = m.segment_name(number, "base" if anew else "delta")
+        self._write(self.folder / name, data)
+        segment = {"name": name, "bytes": len(data), "digest": m.digest(data)}
+        return [segment] if anew else [*self._chain.segments, segment]
+
+    def _publish(self, number: int, data: bytes) -> None:
+        """Make the manifest the newest, once all that it names is on the disk under its name."""
+        unfinished = self.folder / m.UNFINISHED
+        self._write(unfinished, data)
+        self._sync_folder()
+        self._fs.replace(unfinished, self.folder / m.commit_name(number))
+        self._sync_folder()
+
+    def _write(self, path: Path, data: bytes) -> None:
+        with closing(self._fs.open_write(path, append=False)) as file:
+            self._fs.write(file, data)
+            self._sync(file)
+
+    def _sync(self, file: BinaryIO) -> None:
+        self._fs.sync(file)
+
+    def _sync_folder(self) -> None:
+        self._fs.sync_folder(self.folder)
+
+    def _prune(self) -> None:
+        """Remove what no commit needs that is kept; only once the newest one is on the disk."""
+        kept = self._chain.kept
+        for number in sorted(kept)[: -self._config.keep]:
+            del kept[number]
+        needed = {m.LOCK, *(m.commit_name(number) for number in kept)}.union(*kept.values())
+        for name in self._fs.names(self.folder):
+            if name not in needed and name.startswith(("commit", "state-")):
+                self._fs.remove(self.folder / name)

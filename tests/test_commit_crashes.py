@@ -1,0 +1,137 @@
+"""Whatever is lost when: outputs, refused events and state equal those of a run that nothing disturbed.
+
+STREAMRNN_SEEDS=2000 runs as many seeds; a seed that fails is named, and `run_seed` replays it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+from crash_harness import BASE, SABOTAGES, Job, events, run_seed
+from simfs import Crash, SimFS
+
+from streamrnn.errors import StreamrnnError
+
+SEEDS = int(os.environ.get("STREAMRNN_SEEDS", "120"))
+PARTS = 4
+"""Of the seeds, so that they can run side by side."""
+
+
+@pytest.fixture(scope="module")
+def job():
+    return Job()
+
+
+@pytest.fixture(scope="module")
+def expected(job):
+    return job.whole()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_lives_that_end_in_a_loss_of_power_change_nothing(job, expected, part):
+    wrong = {seed: run_seed(job, expected, seed).wrong for seed in range(part, SEEDS, PARTS)}
+    assert {seed: why for seed, why in wrong.items() if why} == {}
+
+
+@pytest.mark.parametrize("name", SABOTAGES)
+def test_every_sabotage_shows(job, expected, name):
+    assert any(run_seed(job, expected, seed, SABOTAGES[name]).wrong for seed in range(60))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A job of two files, a refused event and a few commits, and what it comes to."""
+    rng = random.Random(3)
+    job = Job(files={"a.jsonl": events(rng, 9) + b"\nnonsense\n", "b.jsonl": events(rng, 4)})
+    return job, job.whole()
+
+
+def whole_run(job):
+    job.promised = 0
+    fs = SimFS(job.files)
+    job.live(fs, random.Random(7), batch=3)
+    return fs.done
+
+
+@pytest.mark.slow
+def test_power_lost_at_each_operation_of_a_run(small):
+    """The disk as the programs see it (a kill), as it is at worst, and one of the many in between."""
+    job, expected = small
+    done = whole_run(job)
+    assert {"open", "write", "sync", "sync_folder", "rename", "unlink"} <= {kind for kind, _ in done}
+    for number in range(1, len(done) + 1):
+        for luck in (None, 0.0, 0.5):
+            job.promised = 0
+            fs = SimFS(job.files, random.Random(number), crash_at=number)
+            with pytest.raises(Crash):
+                job.live(fs, random.Random(7), batch=3)
+            if luck is None:
+                found = SimFS({path: bytes(node.cached) for path, node in fs.cached.items()})
+            else:
+                found = fs.after_crash(random.Random(number), luck)
+            assert job.outcome(found, job.live(found, random.Random(number))) == expected, fs.done[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EROFS])
+def test_each_operation_failing_once_stops_the_run_and_the_next_one_converges(small, code):
+    job, expected = small
+    for number in range(1, len(whole_run(job)) + 1):
+        job.promised = 0
+        fs = SimFS(job.files, random.Random(number), fail_at=number, errno=code)
+        with pytest.raises(StreamrnnError, match=os.strerror(code)):
+            job.live(fs, random.Random(7), batch=3)
+        commits = [name for kind, name in fs.done[number:] if kind == "rename"]
+        assert commits == [], f"a commit was made after {fs.done[number - 1]} failed"
+        found = fs.after_crash(random.Random(number))
+        assert job.outcome(found, job.live(found, random.Random(number))) == expected, fs.done[number - 1]
+
+
+def test_a_run_that_is_complete_gives_nothing_when_it_is_started_again(job, expected):
+    fs, job.promised = SimFS(job.files), 0
+    job.live(fs, random.Random(1))
+    before = fs.content(BASE / "out.txt")
+    assert job.outcome(fs, job.live(fs, random.Random(2))) == expected
+    assert fs.content(BASE / "out.txt") == before
+
+
+MODELS = Path(__file__).parent.parent / "pipelines" / "models"
+LETTERS = f"""
+source: {{type: file, path: in.jsonl}}
+decode: {{type: jsonl}}
+event: {{key: k, inputs: {{x: [{{field: c, one_hot: "$abcdefghijklmnopqrstuvwxyz"}}]}}}}
+reset: [{{type: on_change, field: w}}]
+model:
+  type: BACKEND
+  path: {MODELS}/next_letter.safetensors
+  layers:
+    - {{type: gru, hidden: 96, weights: gru}}
+    - {{type: linear, out: 27, weights: head, activation: softmax}}
+encode: {{type: jsonl, include: [k]}}
+sink: {{type: file, path: out.txt}}
+dead_letter: {{path: bad.txt}}
+checkpoint: {{dir: job, every_s: 2}}
+"""
+
+
+def letters(rng, n):
+    made = [{"k": rng.choice("abc"), "w": rng.randrange(3), "c": rng.choice("abcdxyz?")} for _ in range(n)]
+    return "\n".join(map(json.dumps, made)).encode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["numpy", "onnx", "torch"])
+def test_a_network_on_any_backend(backend):
+    if backend != "numpy":
+        pytest.importorskip({"onnx": "onnxruntime", "torch": "torch"}[backend])
+        pytest.importorskip(f"streamrnn_{backend}")
+    job = Job(LETTERS.replace("BACKEND", backend), {"in.jsonl": letters(random.Random(1), 80)})
+    expected = job.whole()
+    assert expected[0].count(b"\n") > 60
+    assert [run_seed(job, expected, seed).wrong for seed in range(4)] == [None] * 4
