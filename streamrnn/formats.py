@@ -26,7 +26,8 @@ def foreign_format(first: bytes) -> str | None:
     for magic, name in _MAGIC_AT_4:
         if first[4 : 4 + len(magic)] == magic:
             return name
-    if first.startswith(_PICKLES):
+    # Zeros behind it are the length of a safetensors header, 640 bytes for one; no pickle goes on so.
+    if first.startswith(_PICKLES) and first[2:8] != bytes(6):
         return "a pickle, which can run code when it is read"
     if first.startswith(_TEXT_PICKLES) and b"\n" in first[:64] and first[:8].isascii():
         return "a pickle, which can run code when it is read"
