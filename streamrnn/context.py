@@ -13,6 +13,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
@@ -69,6 +70,26 @@ class ManualClock:
     def sleep(self, seconds: float) -> None:
         """Advance instead of waiting."""
         self.advance(seconds)
+
+
+class Pending(Protocol):
+    """Work that goes on beside the pipeline."""
+
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+        ...
+
+    def result(self) -> None:
+        """Wait for its end; raises what it raised."""
+        ...
+
+
+def on_a_thread(work: Callable[[], None]) -> Pending:
+    """Begin work on a thread of its own."""
+    pool = ThreadPoolExecutor(1, "streamrnn-aside")
+    pending = pool.submit(work)
+    pool.shutdown(wait=False)
+    return pending
 
 
 class FileSystem:
@@ -287,6 +308,8 @@ class Context:
     """Whether the pipeline's file says `trust: code`: only then may a model be more than data."""
     resuming: bool = False
     """Whether the outputs of an earlier run are gone on with: what is there must not be emptied."""
+    aside: Callable[[Callable[[], None]], Pending] = on_a_thread
+    """Begins work that the stream need not wait for."""
     stdin: Stream = field(default_factory=lambda: DescriptorStream(0))
     stdout: Stream = field(default_factory=lambda: DescriptorStream(1))
 

@@ -20,7 +20,7 @@ _TEXT_PICKLES = (b"(c", b"c", b"(i")
 
 def foreign_format(first: bytes) -> str | None:
     """The name of a known format that is neither ONNX nor safetensors, by the first 64 bytes; or None."""
-    # The length of its header comes first, and one of 640 bytes begins as a pickle does.
+    # Safetensors: the length of a header of 640 bytes, for one, begins as a pickle does.
     if first[4:9] == b"\0\0\0\0{":
         return None
     for magic, name in _MAGIC:

@@ -91,6 +91,31 @@ class Ticks:
         self.now_s += seconds
 
 
+class Later:
+    """Work that is done some turns after it was begun, at the latest when it is waited for."""
+
+    def __init__(self, work, rng):
+        self.work, self.rng, self.error = work, rng, None
+
+    def done(self):
+        if self.rng.random() < 0.5:
+            self.run()
+        return self.work is None
+
+    def result(self):
+        self.run()
+        if self.error is not None:
+            raise self.error
+
+    def run(self):
+        work, self.work = self.work, None
+        try:
+            if work is not None:
+                work()
+        except Exception as error:
+            self.error = error
+
+
 class Log(logging.Handler):
     """What was told as an error."""
 
@@ -120,7 +145,7 @@ class Job:
 
     def live(self, fs, rng, turns=None, batch=None):
         """One life on a disk; `turns` until it is stopped. What it leaves of the state, sorted by key."""
-        context = replace(self.context, fs=fs, clock=Ticks(rng))
+        context = replace(self.context, fs=fs, clock=Ticks(rng), aside=lambda work: Later(work, rng))
         with swapped(build, "probe", self.probed):  # the same model in every life
             pipeline = build_job(self.spec, REGISTRY, context)
         pipeline.parts.max_batch_events = batch or rng.choice([1, 3, 8, 64])

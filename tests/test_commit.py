@@ -13,12 +13,14 @@ import pytest
 from crash_harness import BASE, FORMULA, REGISTRY, Job, events, swapped
 from simfs import SimFS
 
+from streamrnn.codecs import jsonl
 from streamrnn.commit import manifest as m
 from streamrnn.commit import writer
 from streamrnn.commit.job import build_job
 from streamrnn.config.open import open_pipeline
 from streamrnn.errors import SinkError, SourceError, StateError, StreamrnnError
 from streamrnn.pipeline import run
+from streamrnn.sources import file
 
 KEEP_2 = FORMULA.replace("keep: 1", "keep: 3").replace("every_s: 2", "every_s: 0")
 
@@ -267,3 +269,23 @@ def test_commits_of_every_format_there_was_are_gone_on_from(tmp_path, number):
     for name in ("out.txt", "bad.txt"):
         assert (folder / name).read_bytes() == (folder / f"whole_{name}").read_bytes()
     assert b"" != before != (folder / "out.txt").read_bytes()
+
+
+def test_a_source_that_would_begin_anew_is_refused(job):
+    class Anew:
+        def close(self):
+            pass
+
+    with swapped(file, "build", lambda *arguments: Anew()), pytest.raises(StateError, match="count twice"):
+        go_on(job, SimFS(job.files))
+
+
+def test_a_codec_that_cannot_go_on_is_refused_before_the_first_event(job):
+    class Plain:
+        position = 0
+
+    fs = SimFS(job.files)
+    told = pytest.raises(SourceError, match="cannot go on in the midst of a file")
+    with swapped(jsonl.JsonlCodec, "framer", lambda *arguments: Plain()), told:
+        go_on(job, fs)
+    assert commits(fs) == []

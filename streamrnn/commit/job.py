@@ -45,18 +45,24 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
         parts = pipeline.parts
         if found is not None:
             _go_on(found, parts, folder, context)
+        _tell_promises(spec, parts, context)
         chain = found.chain if found is not None else Chain()
         commits = Commits(folder, config, parts, context, _fixed(spec, parts), chain, lock)
         if found is None:
             commits.commit()
         pipeline.commits = commits
-        _tell_promises(spec, parts, context)
         opened.pop_all()
     return pipeline
 
 
 def _tell_promises(spec: PipelineSpec, parts: Parts, context: Context) -> None:
-    """Say what commits cannot do for these ends."""
+    """Say what commits cannot do for these ends. Raises `StateError` if they would do harm."""
+    name = spec.source.component.name
+    if not isinstance(parts.source, Resumable) and not hasattr(spec.source.options, "checkpoint_note"):
+        raise StateError(
+            f"source: '{name}' would begin anew at every start and its events count twice, since it has no "
+            "place() and resume(); leave `checkpoint` out"
+        )
     for section, chosen, part in (("source", spec.source, parts.source), ("sink", spec.sink, parts.sink)):
         if not isinstance(part, Resumable) or part.place() is None:
             note = getattr(chosen.options, "checkpoint_note", "it cannot be gone on with after a crash")

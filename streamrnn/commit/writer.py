@@ -1,13 +1,15 @@
 """Makes commits: what a moment between two batches was, published by one rename.
 
-The order is the promise; docs/design.md says why each step stands where it does.
+The order is the promise; docs/design.md says why each step stands where it does. The stream stands still
+while places are noted and state is copied; the rest is written beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -17,7 +19,7 @@ from streamrnn.ports import Place, Resumable
 
 if TYPE_CHECKING:
     from streamrnn.config.model import Checkpoint
-    from streamrnn.context import Context
+    from streamrnn.context import Context, Pending
     from streamrnn.pipeline import Parts
 
 
@@ -41,7 +43,7 @@ class Chain:
 
 
 class Commits:
-    """The commits of one pipeline. `fixed` is what every manifest says of the pipeline itself.
+    """The commits of one pipeline, one at a time. `fixed` is what every manifest says of the pipeline itself.
 
     A commit that fails raises, and none is made after it: what the disk holds is not known then.
     """
@@ -58,18 +60,34 @@ class Commits:
     ) -> None:
         self.folder, self._config, self._parts, self._fixed = folder, config, parts, fixed
         self._fs, self._clock, self._chain, self._lock = context.fs, context.clock, chain, lock
+        self._aside = context.aside
         self._last_s = self._clock.monotonic()
         self._last: object = None
+        self._pending: Pending | None = None
+        self._stopped = False
+        """Whether the run has failed: what is being written must not be published any more."""
         self.longest_s = 0.0
-        """How long the stream stood still for a commit, at most."""
+        """How long the stream stood still for the beginning of a commit, at most."""
 
     def turn(self) -> None:
-        """Commit if the time has come; called between batches."""
-        if self._clock.monotonic() - self._last_s >= self._config.every_s:
-            self.commit()
+        """Begin a commit if the time has come, or see to the one under way; called between batches.
+
+        Raises `StateError` if it failed, as `commit` does.
+        """
+        if self._pending is not None:
+            if self._pending.done():
+                self._settle()
+        elif self._clock.monotonic() - self._last_s >= self._config.every_s:
+            self._begin()
 
     def commit(self) -> None:
-        """Commit, unless nothing has happened since the last time. Raises `StateError` if it fails."""
+        """Commit, and wait until it is done."""
+        self._settle()
+        self._begin()
+        self._settle()
+
+    def _begin(self) -> None:
+        """Begin a commit of this moment, unless nothing has happened since the last one."""
         parts = self._parts
         self._last_s = self._clock.monotonic()
         # What readers may have seen is still being made again: no commit may forget that.
@@ -79,22 +97,34 @@ class Commits:
         now = (source, parts.core.store.sequence, dict(parts.core.store.epochs))
         if source is not None and now == self._last:
             return
-        try:
-            self._commit(source)
-        except OSError as error:
-            where = error.filename or self.folder
-            raise StateError(f"checkpoint: {where}: cannot write: {error.strerror}") from error
+        self._pending = self._aside(self._take(source))
         self._last = now
         self.longest_s = max(self.longest_s, self._clock.monotonic() - self._last_s)
 
     def close(self) -> None:
-        """Let another run have the folder."""
+        """Let another run have the folder; a commit still under way then is given up."""
+        self._stopped = True
+        if self._pending is not None:
+            with suppress(Exception):  # the run has failed already, and says why
+                self._pending.result()
         self._lock.close()
 
-    def _commit(self, source: Place | None) -> None:
+    def _settle(self) -> None:
+        """Wait for the commit under way, if there is one."""
+        pending, self._pending = self._pending, None
+        try:
+            if pending is not None:
+                pending.result()
+        except OSError as error:
+            where = error.filename or self.folder
+            raise StateError(f"checkpoint: {where}: cannot write: {error.strerror}") from error
+
+    def _take(self, source: Place | None) -> Callable[[], None]:
+        """Take everything of this moment; the rest of the work, which looks at nothing that moves."""
         parts, number = self._parts, self._chain.number + 1
         outputs = {"sink": self._place_of(parts.sink), "rejected": self._place_of(parts.rejects)}
-        self._chain.segments = self._write_segment(number)
+        anew = self._chain.wants_base
+        data = parts.core.snapshot() if anew else parts.core.take_delta()
         self._chain.number = number
         manifest = {
             **self._fixed,
@@ -102,20 +132,24 @@ class Commits:
             "events": parts.core.store.sequence,
             "source": source,
             "outputs": outputs,
-            "segments": self._chain.segments,
         }
-        self._publish(number, m.encode(manifest))
-        self._chain.kept[number] = {segment["name"] for segment in self._chain.segments}
-        self._prune()
+        return partial(self._write_commit, manifest, data, anew)
+
+    def _write_commit(self, manifest: m.Manifest, data: bytes, anew: bool) -> None:
+        number = manifest["number"]
+        self._chain.segments = self._write_segment(number, data, anew)
+        encoded = m.encode({**manifest, "segments": self._chain.segments})
+        if not self._stopped:
+            self._publish(number, encoded)
+            self._chain.kept[number] = {segment["name"] for segment in self._chain.segments}
+            self._prune()
 
     def _place_of(self, part: object) -> Place | None:
         """Where a source or an output goes on, the output's bytes on the disk; None if it cannot."""
         return part.place() if isinstance(part, Resumable) else None
 
-    def _write_segment(self, number: int) -> list[dict[str, Any]]:
-        """Write what changed, or everything; the segments that make the state from now on."""
-        anew = self._chain.wants_base
-        data = self._parts.core.snapshot() if anew else self._parts.core.take_delta()
+    def _write_segment(self, number: int, data: bytes, anew: bool) -> list[dict[str, Any]]:
+        """Write a delta, or a base if `anew`; the segments that make the state from now on."""
         name = m.segment_name(number, "base" if anew else "delta")
         self._write(self.folder / name, data)
         segment = {"name": name, "bytes": len(data), "digest": m.digest(data)}

@@ -149,7 +149,9 @@ class Checkpoint(Section):
     """Where commits are kept, to go on from after a stop or a crash; without it every run begins anew."""
 
     dir: Path = Field(description="a folder for the commits of this pipeline alone; made if it is missing")
-    every_s: float = Field(10, ge=0, description="seconds between two commits; 0 commits after each batch")
+    every_s: float = Field(
+        10, ge=0, description="seconds between two commits; 0 begins one when the last is done"
+    )
     keep: int = Field(2, ge=1, le=100, description="how many commits stay, to fall back to a former one")
 
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from streamrnn.errors import SourceError
 from streamrnn.events import Mark, Origin
-from streamrnn.ports import EndOfStream, Resumable
+from streamrnn.ports import EndOfStream
 from streamrnn.prefix import prefix_of, unlike
 from streamrnn.sources.compressed import GzipReader
 from streamrnn.sources.follow import FollowSource
+from streamrnn.sources.framers import place_in, resumed
 
 if TYPE_CHECKING:
     from streamrnn.builtins.ends import FileSourceConfig
@@ -109,9 +110,7 @@ class FileSource:
             return None
         place: Place = {"files": [file.name for file in self._inputs], "index": self._index}
         if self._index < len(self._inputs):
-            assert isinstance(self._framer, Resumable)
-            current, inside = self._inputs[self._index], self._framer.place()
-            assert inside is not None
+            current, inside = self._inputs[self._index], place_in(self._framer)
             length = inside["position"] if current.max_ratio is None else None
             with _told_as(current):
                 place["before"] = prefix_of(self._fs, current.path, length)
@@ -132,12 +131,11 @@ class FileSource:
         if not names:
             return
         current, position = self._inputs[self._index], place["framer"]["position"]
-        assert isinstance(self._framer, Resumable)
         with _told_as(current):
             if why := unlike(self._fs, current.path, place["before"]):
                 raise SourceError(f"{current.name}: {why}")
             current.skip(self._fs, position)
-        self._framer.resume(place["framer"])
+        self._framer = resumed(self._framer, place["framer"])
 
     def close(self) -> None:
         """See `Source.close`."""

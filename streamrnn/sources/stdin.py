@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from streamrnn.errors import SourceError
 from streamrnn.events import Mark, Origin
-from streamrnn.ports import EndOfStream, Resumable
+from streamrnn.ports import EndOfStream
 from streamrnn.prefix import prefix_of, unlike
+from streamrnn.sources.framers import place_in, resumed
 
 if TYPE_CHECKING:
     from streamrnn.builtins.ends import StdinConfig
@@ -54,10 +55,9 @@ class StdinSource:
 
     def place(self) -> Place | None:
         """See `Resumable.place`: that of a regular file."""
-        if self._began is None or not isinstance(self._framer, Resumable):
+        if self._began is None:
             return None
-        inside = self._framer.place()
-        assert inside is not None
+        inside = place_in(self._framer)
         try:
             before = prefix_of(self._context.fs, _PATH, self._began + inside["position"])
         except OSError as error:
@@ -70,7 +70,6 @@ class StdinSource:
             raise SourceError(
                 "stdin: expected a regular file, as at the last commit, found a pipe or a device"
             )
-        assert isinstance(self._framer, Resumable)
         try:
             why = unlike(self._context.fs, _PATH, place["before"])
             self._context.stdin.seek(place["began"] + place["framer"]["position"])  # type: ignore[attr-defined]
@@ -79,7 +78,7 @@ class StdinSource:
         if why:
             raise SourceError(f"stdin: {why}")
         self._began, self._ended, self._marked = place["began"], place["ended"], place["ended"]
-        self._framer.resume(place["framer"])
+        self._framer = resumed(self._framer, place["framer"])
 
     def close(self) -> None:
         """See `Source.close`; standard input belongs to the process and stays open."""

@@ -1,0 +1,29 @@
+"""Where a framer stands, for sources that can be gone on with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streamrnn.errors import SourceError
+from streamrnn.ports import Resumable
+
+if TYPE_CHECKING:
+    from streamrnn.ports import Framer, Place
+
+
+def place_in(framer: Framer) -> Place:
+    """Its place. Raises `SourceError` if the codec's framers have none."""
+    place = framer.place() if isinstance(framer, Resumable) else None
+    if place is None:
+        raise SourceError(
+            "the codec of `decode` cannot go on in the midst of a file, since its framer has no place() and "
+            "resume(); leave `checkpoint` out, or take another codec"
+        )
+    return place
+
+
+def resumed(framer: Framer, place: Place) -> Framer:
+    """The framer, gone on to a place."""
+    if isinstance(framer, Resumable):
+        framer.resume(place)
+    return framer
