@@ -17,7 +17,7 @@ from simfs import Crash, SimFS
 
 from streamrnn.errors import StreamrnnError
 
-SEEDS = int(os.environ.get("STREAMRNN_SEEDS", "120"))
+SEEDS = int(os.environ.get("STREAMRNN_SEEDS", "300"))
 PARTS = 4
 """Of the seeds, so that they can run side by side."""
 

@@ -41,7 +41,7 @@ def lines(n, seed=0):
     return "\n".join(made) + "\n"
 
 
-def job(folder, text=PIPELINE, n=60_000):
+def job(folder, text=PIPELINE, n=40_000):
     folder.mkdir()
     (folder / "p.yaml").write_text(text)
     (folder / "in.jsonl").write_text(lines(n))
@@ -121,7 +121,7 @@ def test_a_signal_commits_and_nothing_is_served_again(tmp_path, expected, number
         places = newest(folder)["outputs"]
         assert places["sink"]["bytes"] == (folder / "out.txt").stat().st_size
         assert places["rejected"]["bytes"] == (folder / "bad.txt").stat().st_size
-    assert 0 < newest(folder)["events"] < 60_000
+    assert 0 < newest(folder)["events"] < 40_000
     assert end(start(folder)) == (0, "")
     assert results(folder) == expected
 

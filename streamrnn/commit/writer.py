@@ -124,7 +124,7 @@ class Commits:
         parts, number = self._parts, self._chain.number + 1
         outputs = {"sink": self._place_of(parts.sink), "rejected": self._place_of(parts.rejects)}
         anew = self._chain.wants_base
-        data = parts.core.snapshot() if anew else parts.core.take_delta()
+        segment = parts.core.freeze(base=anew)
         self._chain.number = number
         manifest = {
             **self._fixed,
@@ -133,11 +133,11 @@ class Commits:
             "source": source,
             "outputs": outputs,
         }
-        return partial(self._write_commit, manifest, data, anew)
+        return partial(self._write_commit, manifest, segment, anew)
 
-    def _write_commit(self, manifest: m.Manifest, data: bytes, anew: bool) -> None:
+    def _write_commit(self, manifest: m.Manifest, segment: Callable[[], bytes], anew: bool) -> None:
         number = manifest["number"]
-        self._chain.segments = self._write_segment(number, data, anew)
+        self._chain.segments = self._write_segment(number, segment(), anew)
         encoded = m.encode({**manifest, "segments": self._chain.segments})
         if not self._stopped:
             self._publish(number, encoded)

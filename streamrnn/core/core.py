@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -99,11 +99,18 @@ class Core:
 
     def snapshot(self) -> bytes:
         """All state as one segment; the next delta starts from here."""
-        return segment.write(self.store, np.flatnonzero(self.store.columns["sequence"] > 0), base=True)
+        return self.freeze(base=True)()
 
     def take_delta(self) -> bytes:
         """A segment of the rows that changed since the last snapshot or delta."""
-        return segment.write(self.store, self.store.dirty.rows(len(self.store.keys.key_of)), base=False)
+        return self.freeze(base=False)()
+
+    def freeze(self, base: bool) -> Callable[[], bytes]:
+        """A snapshot, or a delta unless `base`, of this moment; called, on any thread, it gives the bytes."""
+        rows = self.store.dirty.rows(len(self.store.keys.key_of))
+        if base:
+            rows = np.flatnonzero(self.store.columns["sequence"] > 0)
+        return segment.freeze(self.store, rows, base)
 
     def restore(self, segments: Sequence[bytes]) -> str | None:
         """Become what a snapshot and the deltas after it describe; for a core that has served nothing.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +24,31 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-def write(store: Store, rows: IntArray, base: bool) -> bytes:
-    """A segment of these rows; all rows count as unchanged afterwards."""
+def freeze(store: Store, rows: IntArray, base: bool) -> Callable[[], bytes]:
+    """A segment of these rows as they are now; all rows count as unchanged afterwards.
+
+    What is returned makes the bytes, at any time and on any thread: it looks at copies alone.
+    """
+    key_of = store.keys.key_of
+    keys = [key_of[row] for row in rows.tolist()]
+    gone = store.keys.gone.items()
+    columns = {name: column[rows] for name, column in store.columns.arrays.items()}
+    state = store.slab.read(rows)
+    header = _header(store, base)
+    store.dirty.clear()
+    return partial(_bytes, rows, keys, gone, columns, state, header)
+
+
+def _bytes(
+    rows: IntArray,
+    keys: Sequence[str | None],
+    gone: Sequence[tuple[int, int]],
+    columns: Mapping[str, Array],
+    state: Mapping[str, Array],
+    header: Mapping[str, Any],
+) -> bytes:
     from safetensors.numpy import save
 
-    keys = [store.keys.key_of[row] for row in rows.tolist()]
-    gone = store.keys.gone.items()
     tensors: dict[str, Array] = {
         "rows": rows,
         "live": np.array([key is not None for key in keys], np.bool_),
@@ -36,16 +56,14 @@ def write(store: Store, rows: IntArray, base: bool) -> bytes:
         "gone.cause": np.array([cause for _, cause in gone], np.int64),
     }
     tensors["key.bytes"], tensors["key.offsets"] = pack([(key or "").encode() for key in keys])
-    for name, column in store.columns.arrays.items():
+    for name, column in columns.items():
         if column.dtype == object:
-            packed = pack([to_bytes(value) for value in column[rows]])
+            packed = pack([to_bytes(value) for value in column])
             tensors[f"{name}.bytes"], tensors[f"{name}.offsets"] = packed
         else:
-            tensors[f"column.{name}"] = column[rows]
-    for name, array in store.slab.read(rows).items():
+            tensors[f"column.{name}"] = column
+    for name, array in state.items():
         tensors[f"state.{name}"] = np.ascontiguousarray(array)
-    header = _header(store, base)
-    store.dirty.clear()
     return save(tensors, metadata={"streamrnn": json.dumps(header, sort_keys=True)})
 
 
@@ -83,8 +101,8 @@ def _header(store: Store, base: bool) -> dict[str, Any]:
         "shard": 0,
         "shards": 1,
         "sequence": store.sequence,
-        "largest": store.largest,
-        "epochs": store.epochs,
+        "largest": dict(store.largest),
+        "epochs": dict(store.epochs),
         "forgot": store.keys.gone.forgot,
     }
 
