@@ -14,7 +14,6 @@ from streamrnn.output_file import OutputFile
 if TYPE_CHECKING:
     from streamrnn.context import Context
     from streamrnn.events import Rejected
-    from streamrnn.ports import Place
 
 
 class Rejects(Protocol):
@@ -29,32 +28,15 @@ class Rejects(Protocol):
         ...
 
 
-class RejectFile:
+class RejectFile(OutputFile):
     """One JSON object a line: where the event stood, why it was refused, the record as text or base64."""
 
     def __init__(self, path: str, context: Context) -> None:
-        self._file = OutputFile(context.fs, context.path(path), f"dead_letter: {path}", context.resuming)
+        super().__init__(context.fs, context.path(path), f"dead_letter: {path}", context.resuming)
 
     def write(self, rejected: Sequence[Rejected]) -> None:
         """See `Rejects.write`."""
-        self._file.append(b"".join(map(_line, rejected)))
-
-    def place(self) -> Place | None:
-        """See `Resumable.place`."""
-        return self._file.place()
-
-    def resume(self, place: Place) -> None:
-        """See `Resumable.resume`."""
-        self._file.resume(place)
-
-    @property
-    def comparing(self) -> bool:
-        """See `OutputFile.comparing`."""
-        return self._file.comparing
-
-    def close(self) -> None:
-        """See `Rejects.close`."""
-        self._file.close()
+        self.append(b"".join(map(_line, rejected)))
 
 
 class RejectLog:

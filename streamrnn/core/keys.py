@@ -96,14 +96,14 @@ class KeyTable:
         self._undo.append(lambda: [self._remove(row) for row in reversed(rows)])
         return causes
 
-    def _place(self, key: str, make_room: Callable[[], object] | None) -> tuple[int, int]:
+    def _place(self, key: str, make_room: Callable[[], object]) -> tuple[int, int]:
         """The row of a key and, if it had none until now, its cause bit."""
         row = self.row_of.get(key)
         if row is not None:
             return row, 0
         # The newcomer is recalled before a victim is remembered, so that a full memory cannot forget it.
         cause = self.gone.recall(key_hash(key), self._undo) if self.gone else self._first_cause
-        if make_room is not None and len(self.row_of) >= self.max_keys:
+        if len(self.row_of) >= self.max_keys:
             make_room()
         if not self._free:
             self._free.append(len(self.key_of))
