@@ -18,11 +18,14 @@ BUILT_IN = {
     "reset_known": "bool",  # false after a mark, which has no time
     "reset_sequence": "int64",  # the first event after the last reset
     "reset_position": "int64",  # and its position
+    "reset_cause": "int64",  # cause bits of that reset; 0 in a segment that does not know the column
     "position": "int64",  # position of the last accepted event
     "epoch": "int64",  # the last reset of all keys that this row has seen
     "pending": "int64",  # cause bits of a reset that the next event finds done
     "fresh": "int8",  # how that reset leaves the state: 1 initial, 2 zeros
 }
+ADDED = {"reset_cause"}
+"""Columns that came after the first segments were written: where one lacks them they stay 0."""
 
 
 class Columns:
