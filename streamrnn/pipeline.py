@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from streamrnn.encode import Answered, EncodeStage
@@ -55,8 +55,18 @@ class Pipeline:
         """Marks to handle before the next read; may be appended to from another thread."""
         self._idle: Callable[[], None] = getattr(parts.sink, "idle", lambda: None)
         """Lets a sink go on with what its readers did not take at once."""
-        self.commits: Commits | None = None
+        self._commits: Commits | None = None
         self._closed = False
+
+    @property
+    def commits(self) -> Commits | None:
+        """What makes the commits of this pipeline; None if it makes none."""
+        return self._commits
+
+    @commits.setter
+    def commits(self, commits: Commits) -> None:
+        self._commits = commits
+        commits.told = lambda made: self._observe("streamrnn_checkpoint_done", **asdict(made))
 
     def open(self) -> None:
         """Everything was opened when it was built; tell the observers."""

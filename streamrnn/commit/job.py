@@ -123,6 +123,7 @@ def _go_on(found: recovery.Found, parts: Parts, folder: Path, context: Context) 
     """State, source, then outputs, which are the only ones that change something."""
     manifest = found.manifest
     _check_model(folder, manifest, parts)
+    context.log.info("going on from commit %d, %d events", manifest["number"], manifest["events"])
     _restore(found, parts, folder, context)
     if isinstance(parts.source, Resumable) and manifest["source"] is not None:
         parts.source.resume(manifest["source"])

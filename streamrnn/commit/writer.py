@@ -60,7 +60,89 @@ class Frozen:
         return "base" if self.anew else "delta"
 
 
-class Commits:
+@dataclass(frozen=True)
+class Made:
+    """A commit that was made: `bytes` were written for it, within `duration_s` from its moment on.
+
+    `events` were served up to that moment, in all runs together.
+    """
+
+    number: int
+    events: int
+    bytes: int
+    duration_s: float
+
+
+class Writer:
+    """Writes commits into a folder, in the order that is the promise. `keep` of them stay.
+
+    Which files lie there already is in `chain`.
+    """
+
+    def __init__(self, folder: Path, context: Context, chain: Chain, keep: int) -> None:
+        self.folder, self._chain, self._keep = folder, chain, keep
+        self._fs, self._clock = context.fs, context.clock
+        self._last_s = self._clock.monotonic()
+        self._stopped = False
+        """Whether the run has failed: what is being written must not be published any more."""
+        self._written_bytes = 0
+        self.made: Made | None = None
+        """The last commit that was made."""
+
+    def write_commit(self, manifest: m.Manifest, frozen: Sequence[Frozen]) -> None:
+        """Write the state, then the manifest with its segments, and publish it."""
+        number = manifest["number"]
+        for place, part in enumerate(frozen):
+            self._write_segment(m.segment_name(number, part.kind, place), part)
+        encoded = m.encode({**manifest, "segments": self._chain.segments})
+        if not self._stopped:
+            self._publish(number, encoded)
+            self._chain.kept[number] = {segment["name"] for segment in self._chain.segments}
+            self._prune()
+            duration_s = self._clock.monotonic() - self._last_s
+            self.made = Made(number, manifest["events"], self._written_bytes, duration_s)
+
+    def _write_segment(self, name: str, part: Frozen) -> None:
+        """Write a partition's segment; a base takes the place of all before it."""
+        data = part.segment()
+        self._write(self.folder / name, data)
+        segment = {"name": name, "bytes": len(data), "digest": m.digest(data), "partition": part.partition}
+        if part.anew:
+            self._chain.forget(part.partition)
+        self._chain.segments.append(segment)
+
+    def _publish(self, number: int, data: bytes) -> None:
+        """Make the manifest the newest, once all that it names is on the disk under its name."""
+        unfinished = self.folder / m.UNFINISHED
+        self._write(unfinished, data)
+        self._sync_folder()
+        self._fs.replace(unfinished, self.folder / m.commit_name(number))
+        self._sync_folder()
+
+    def _write(self, path: Path, data: bytes) -> None:
+        self._written_bytes += len(data)
+        with closing(self._fs.open_write(path, append=False)) as file:
+            self._fs.write(file, data)
+            self._sync(file)
+
+    def _sync(self, file: BinaryIO) -> None:
+        self._fs.sync(file)
+
+    def _sync_folder(self) -> None:
+        self._fs.sync_folder(self.folder)
+
+    def _prune(self) -> None:
+        """Remove what no commit needs that is kept; only once the newest one is on the disk."""
+        kept = self._chain.kept
+        for number in sorted(kept)[: -self._keep]:
+            del kept[number]
+        needed = {m.LOCK, *(m.commit_name(number) for number in kept)}.union(*kept.values())
+        for name in self._fs.names(self.folder):
+            if name not in needed and name.startswith(("commit", "state-")):
+                self._fs.remove(self.folder / name)
+
+
+class Commits(Writer):
     """The commits of one pipeline, one at a time. `fixed` is what every manifest says of the pipeline itself.
 
     A commit that fails raises, and none is made after it: what the disk holds is not known then.
@@ -76,16 +158,17 @@ class Commits:
         chain: Chain,
         lock: BinaryIO,
     ) -> None:
-        self.folder, self._config, self._parts, self._fixed = folder, config, parts, fixed
-        self._fs, self._clock, self._chain, self._lock = context.fs, context.clock, chain, lock
+        super().__init__(folder, context, chain, config.keep)
+        self._config, self._parts, self._fixed, self._lock = config, parts, fixed, lock
         self._aside = context.aside
-        self._last_s = self._clock.monotonic()
         self._last: object = None
         self._pending: Pending | None = None
-        self._stopped = False
-        """Whether the run has failed: what is being written must not be published any more."""
         self.longest_s = 0.0
         """How long the stream stood still for the beginning of a commit, at most."""
+        self.count = 0
+        """Commits that this run has made."""
+        self.told: Callable[[Made], None] = lambda made: None
+        """Called for each, between two batches."""
 
     def turn(self) -> None:
         """Begin a commit if the time has come, or see to the one under way; called between batches.
@@ -115,6 +198,7 @@ class Commits:
         now = (source, parts.shards.moment())
         if source is not None and now == self._last:
             return
+        self._written_bytes = 0
         self._pending = self._aside(self._take(source))
         self._last = now
         self.longest_s = max(self.longest_s, self._clock.monotonic() - self._last_s)
@@ -130,12 +214,16 @@ class Commits:
     def _settle(self) -> None:
         """Wait for the commit under way, if there is one."""
         pending, self._pending = self._pending, None
+        if pending is None:
+            return
         try:
-            if pending is not None:
-                pending.result()
+            pending.result()
         except OSError as error:
             where = error.filename or self.folder
             raise StateError(f"checkpoint: {where}: cannot write: {error.strerror}") from error
+        assert self.made is not None
+        self.count += 1
+        self.told(self.made)
 
     def _take(self, source: Place | None) -> Callable[[], None]:
         """Take everything of this moment; the rest of the work, which looks at nothing that moves."""
@@ -150,60 +238,12 @@ class Commits:
             "source": source,
             "outputs": outputs,
         }
-        return partial(self._write_commit, manifest, frozen)
+        return partial(self.write_commit, manifest, frozen)
 
     def _frozen(self, partition: str, core: Core) -> Frozen:
         anew = self._chain.wants_base(partition)
         return Frozen(partition, anew, core.freeze(base=anew))
 
-    def _write_commit(self, manifest: m.Manifest, frozen: Sequence[Frozen]) -> None:
-        number = manifest["number"]
-        for place, part in enumerate(frozen):
-            self._write_segment(m.segment_name(number, part.kind, place), part)
-        encoded = m.encode({**manifest, "segments": self._chain.segments})
-        if not self._stopped:
-            self._publish(number, encoded)
-            self._chain.kept[number] = {segment["name"] for segment in self._chain.segments}
-            self._prune()
-
     def _place_of(self, part: object) -> Place | None:
         """Where a source or an output goes on, the output's bytes on the disk; None if it cannot."""
         return part.place() if isinstance(part, Resumable) else None
-
-    def _write_segment(self, name: str, part: Frozen) -> None:
-        """Write a partition's segment; a base takes the place of all before it."""
-        data = part.segment()
-        self._write(self.folder / name, data)
-        segment = {"name": name, "bytes": len(data), "digest": m.digest(data), "partition": part.partition}
-        if part.anew:
-            self._chain.forget(part.partition)
-        self._chain.segments.append(segment)
-
-    def _publish(self, number: int, data: bytes) -> None:
-        """Make the manifest the newest, once all that it names is on the disk under its name."""
-        unfinished = self.folder / m.UNFINISHED
-        self._write(unfinished, data)
-        self._sync_folder()
-        self._fs.replace(unfinished, self.folder / m.commit_name(number))
-        self._sync_folder()
-
-    def _write(self, path: Path, data: bytes) -> None:
-        with closing(self._fs.open_write(path, append=False)) as file:
-            self._fs.write(file, data)
-            self._sync(file)
-
-    def _sync(self, file: BinaryIO) -> None:
-        self._fs.sync(file)
-
-    def _sync_folder(self) -> None:
-        self._fs.sync_folder(self.folder)
-
-    def _prune(self) -> None:
-        """Remove what no commit needs that is kept; only once the newest one is on the disk."""
-        kept = self._chain.kept
-        for number in sorted(kept)[: -self._config.keep]:
-            del kept[number]
-        needed = {m.LOCK, *(m.commit_name(number) for number in kept)}.union(*kept.values())
-        for name in self._fs.names(self.folder):
-            if name not in needed and name.startswith(("commit", "state-")):
-                self._fs.remove(self.folder / name)
