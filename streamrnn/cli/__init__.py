@@ -21,7 +21,7 @@ COMMANDS = {
     "test": "Run the tests: blocks of pipeline files.",
     "verify": "Compare a pipeline with an offline model over the same data.",
     "export": "Write a pipeline's model as an ONNX file, checked against the model.",
-    "state": "Look into the commits of a pipeline: its keys, their state, what differs, what is damaged.",
+    "state": "Look into the commits of a pipeline, reset keys, take states from one to another.",
     "list": "Show the installed components.",
     "create": "Print a pipeline file to start from.",
     "echo": "Print a pipeline file with its defaults and environment filled in.",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from streamrnn.limits import INITIAL
+
 if TYPE_CHECKING:
     from streamrnn.events import Array, IntArray
 
@@ -50,3 +52,16 @@ class Columns:
         """As if no event had ever reached these rows."""
         for array in self.arrays.values():
             array[rows] = None if array.dtype == object else 0
+
+
+def catch_up(columns: Mapping[str, Array], epochs: Mapping[int, int]) -> None:
+    """Apply to rows, in place, the resets of all keys since the last event of each; but not to their state.
+
+    `epochs` is the last such reset by its cause bits.
+    """
+    for bits, epoch in epochs.items():
+        stale = columns["epoch"] < epoch
+        columns["pending"][stale] |= bits
+        columns["fresh"][stale] = INITIAL
+        columns["reset_known"][stale] = False
+        columns["steps"][stale] = 0

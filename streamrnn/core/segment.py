@@ -37,10 +37,10 @@ def freeze(store: Store, rows: IntArray, base: bool) -> Callable[[], bytes]:
     state = store.slab.read(rows)
     header = _header(store, base)
     store.dirty.clear()
-    return partial(_bytes, rows, keys, gone, columns, state, header)
+    return partial(encode, rows, keys, gone, columns, state, header)
 
 
-def _bytes(
+def encode(
     rows: IntArray,
     keys: Sequence[str | None],
     gone: Sequence[tuple[int, int]],
@@ -48,6 +48,7 @@ def _bytes(
     state: Mapping[str, Array],
     header: Mapping[str, Any],
 ) -> bytes:
+    """A segment of n rows: their numbers, keys, columns and state tensors, and what its header says."""
     from safetensors.numpy import save
 
     tensors: dict[str, Array] = {
