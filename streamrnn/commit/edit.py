@@ -19,6 +19,7 @@ from streamrnn.commit import exports, recovery
 from streamrnn.commit import manifest as m
 from streamrnn.commit.keys import KeyStates, states_of
 from streamrnn.commit.writer import Frozen, Writer
+from streamrnn.core.key_names import Packed
 from streamrnn.core.segment import encode
 from streamrnn.errors import StateError
 from streamrnn.limits import CONTROL, EVICTED, INITIAL, key_hash
@@ -47,7 +48,8 @@ class Change:
         columns = {name: self.columns.get(name, column[:0]) for name, column in states.columns.items()}
         tensors = {name: self.tensors.get(name, array[:0]) for name, array in states.tensors.items()}
         header = states.header | {"kind": "delta"} | self.header
-        parts = (self.rows, list(self.keys), gone, columns, tensors, header)
+        live = np.ones(len(self.rows), np.bool_)
+        parts = (self.rows, live, Packed.of(self.keys), gone, columns, tensors, header)
         return Frozen(states.partition, False, partial(encode, *parts))
 
 
