@@ -248,8 +248,12 @@ def csv_lines(n, header=True):
     [
         (CSV.replace("*.jsonl", "*.csv"), {"a.csv": csv_lines(40), "b.csv": csv_lines(9)}),
         (FORMULA.replace("*.jsonl", "*.gz"), {"a.gz": gzip.compress(events(random.Random(2), 60))}),
+        (
+            FORMULA.replace("encode: {type: jsonl", "encode: {type: csv"),
+            {"a.jsonl": events(random.Random(2), 60)},
+        ),
     ],
-    ids=["csv with a header", "gzip"],
+    ids=["csv with a header", "gzip", "to csv with a header"],
 )
 def test_other_files_go_on_too(text, files):
     job = Job(text.replace("every_s: 2", "every_s: 0"), files)

@@ -127,6 +127,9 @@ def _go_on(found: recovery.Found, parts: Parts, folder: Path, context: Context) 
     _restore(found, parts, folder, context)
     if isinstance(parts.source, Resumable) and manifest["source"] is not None:
         parts.source.resume(manifest["source"])
+    began = manifest.get("encode") if manifest["outputs"]["sink"] is not None else None
+    if began is not None and isinstance(parts.format, Resumable):
+        parts.format.resume(began)
     again = {"again": True} if found.fell_back else {}
     for name, part in (("sink", parts.sink), ("rejected", parts.rejects)):
         place = manifest["outputs"][name]

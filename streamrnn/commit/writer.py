@@ -237,6 +237,7 @@ class Commits(Writer):
             "events": parts.shards.events,
             "source": source,
             "outputs": outputs,
+            "encode": self._place_of(parts.format),
         }
         return partial(self.write_commit, manifest, frozen)
 
@@ -245,5 +246,5 @@ class Commits(Writer):
         return Frozen(partition, anew, core.freeze(base=anew))
 
     def _place_of(self, part: object) -> Place | None:
-        """Where a source or an output goes on, the output's bytes on the disk; None if it cannot."""
+        """Where a part goes on, an output's bytes on the disk; None if it cannot, or needs no place."""
         return part.place() if isinstance(part, Resumable) else None
