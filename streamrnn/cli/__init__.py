@@ -20,6 +20,7 @@ COMMANDS = {
     "dry-run": "Load a pipeline's model and show how it is understood, without reading an event.",
     "test": "Run the tests: blocks of pipeline files.",
     "verify": "Compare a pipeline with an offline model over the same data.",
+    "replay": "Serve recorded data once more and compare what comes with what came then.",
     "export": "Write a pipeline's model as an ONNX file, checked against the model.",
     "state": "Look into the commits of a pipeline, reset keys, take states from one to another.",
     "list": "Show the installed components.",

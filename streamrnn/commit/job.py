@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -91,7 +92,6 @@ def _chosen(chosen: Chosen) -> dict[str, Any]:
 
 
 def _fixed(spec: PipelineSpec, parts: Parts) -> dict[str, Any]:
-    state = parts.backend.state
     return {
         "format": m.FORMAT,
         "streamrnn": __version__,
@@ -100,11 +100,17 @@ def _fixed(spec: PipelineSpec, parts: Parts) -> dict[str, Any]:
         "pipeline": described(spec),
         "backend": parts.backend_name,
         "numerics": parts.verdict.numerics,
-        "model": {
-            "fingerprint": state.fingerprint,
-            "meaning": state.meaning,
-            "state": {tensor.name: [tensor.dtype, list(tensor.shape)] for tensor in state.tensors},
-        },
+        "model": model_of(parts),
+    }
+
+
+def model_of(parts: Parts) -> dict[str, Any]:
+    """What a manifest says of the model."""
+    state = parts.backend.state
+    return {
+        "fingerprint": state.fingerprint,
+        "meaning": state.meaning,
+        "state": {tensor.name: [tensor.dtype, list(tensor.shape)] for tensor in state.tensors},
     }
 
 
@@ -124,7 +130,7 @@ def _go_on(found: recovery.Found, parts: Parts, folder: Path, context: Context) 
     manifest = found.manifest
     _check_model(folder, manifest, parts)
     context.log.info("going on from commit %d, %d events", manifest["number"], manifest["events"])
-    _restore(found, parts, folder, context)
+    restore(found.segments, parts, folder, context)
     if isinstance(parts.source, Resumable) and manifest["source"] is not None:
         parts.source.resume(manifest["source"])
     began = manifest.get("encode") if manifest["outputs"]["sink"] is not None else None
@@ -137,14 +143,15 @@ def _go_on(found: recovery.Found, parts: Parts, folder: Path, context: Context) 
             part.resume(place | again)
 
 
-def _restore(found: recovery.Found, parts: Parts, folder: Path, context: Context) -> None:
+def restore(segments: Mapping[str, Sequence[bytes]], parts: Parts, folder: Path, context: Context) -> None:
+    """Fill the pipeline's cores from the segments of a commit. Raises `StateError` if they do not fit."""
     shards = parts.shards
-    if not shards.partitioned and (others := found.segments.keys() - {WHOLE}):
+    if not shards.partitioned and (others := segments.keys() - {WHOLE}):
         raise StateError(
             f"the commits in {folder} keep state by partition ({', '.join(sorted(others))}) and this source "
             "has none: go on with the source it was kept under, or begin anew in another checkpoint dir"
         )
-    notes = {shards.at(partition).restore(blobs) for partition, blobs in found.segments.items()}
+    notes = {shards.at(partition).restore(blobs) for partition, blobs in segments.items()}
     for note in notes - {None}:
         context.log.warning("%s", note)
 

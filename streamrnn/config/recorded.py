@@ -13,16 +13,22 @@ if TYPE_CHECKING:
     from streamrnn.registry import Registry
 
 
-def recorded(spec: PipelineSpec, registry: Registry, paths: tuple[str, ...]) -> PipelineSpec:
+def recorded(
+    spec: PipelineSpec, registry: Registry, paths: tuple[str, ...], follows: bool = True
+) -> PipelineSpec:
     """The pipeline with files as its source; with its own if none are given, which must end.
 
-    Raises `ConfigError` if it does not.
+    Unless `follows`, files that are followed are read as far as they go now. Raises `ConfigError` for a
+    source without an end.
     """
     if paths:
         component = registry.find("source", "file")
         assert component is not None
         options = component.config.model_validate({"path": [_literal(path) for path in paths]})
         return replace(spec, source=Chosen(component, options, ("source",)))
+    if not follows and spec.source.component.name == "file":
+        options = spec.source.options.model_copy(update={"follow": False, "start": "start"})
+        return replace(spec, source=replace(spec.source, options=options))
     if spec.source.component.name == "socket" or getattr(spec.source.options, "follow", False):
         text = "expected data that ends; name some with --input"
         mark = spec.tree.mark(("source",))
