@@ -63,6 +63,14 @@ def go_on(job, fs, first=None):
     return fs.content(BASE / "out.txt"), fs.content(BASE / "bad.txt"), exported(fs)
 
 
+def marked(job, fs, mark):
+    """The disk after a run that saw nothing but a mark."""
+    pipeline = build_job(job.spec, REGISTRY, replace(job.context, fs=fs, clock=Ticks(random.Random(2))))
+    pipeline.parts.shards.mark(mark)
+    pipeline.close()
+    return fs
+
+
 def exported(fs, number=None):
     return [json.dumps(line) for line in exports.exported(keys.load(fs, FOLDER, number))]
 
@@ -100,6 +108,7 @@ def test_a_reset_is_what_a_control_message_at_that_moment_would_be(job, stopped,
     changed, told = copy(stopped), copy(stopped)
     number = change(job, changed)
     assert changed.names(FOLDER)[:5] == [*stopped.names(FOLDER)[:4], f"commit-{number:010d}.json"]
+    assert exported(changed) == exported(marked(job, copy(stopped), mark))
     found = go_on(job, changed)
     assert found == go_on(job, told, mark)
     assert b'"control"' in found[0]
@@ -346,9 +355,12 @@ def without_cause(line):
 def test_a_key_that_was_gone_is_there_again(job, stopped):
     gone = gone_key(keys.load(stopped, FOLDER)[0])
     head, line = exported(stopped)[:2]
+    before = exported(stopped)
     imported(job, stopped, [head, json.dumps(json.loads(line) | {"key": gone})])
     (states,) = keys.load(stopped, FOLDER)
     assert gone in states.rows
+    assert len(exported(stopped)) == len(before) + 1
+    assert set(before) <= set(exported(stopped))
     assert edit.key_hash(gone) not in dict(states.gone)
     assert states.facts(gone)["sequence"] == states.header["sequence"]
 
