@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -52,19 +52,24 @@ class _Ahead:
         self._records = iter(records)
         self._seen: deque[Record] = deque()
 
+    def next(self) -> Record | None:
+        """The next one, and it is gone; None at the end."""
+        return self._seen.popleft() if self._seen else next(self._records, None)
+
+    def back(self, record: Record) -> None:
+        """Put the last one back."""
+        self._seen.appendleft(record)
+
     def look(self, count: int) -> list[Record]:
         """The next ones, fewer only at the end."""
         self._seen.extend(islice(self._records, max(0, count - len(self._seen))))
         return list(islice(self._seen, count))
 
     def take(self, count: int) -> list[Record]:
-        """The next ones, and they are gone."""
-        found = self.look(count)
-        for _ in found:
-            self._seen.popleft()
-        return found
+        """The next ones, which were looked at, and they are gone."""
+        return [self._seen.popleft() for _ in range(count)]
 
-    def rest(self) -> Iterable[Record]:
+    def rest(self) -> Iterator[Record]:
         """All that is left, one by one."""
         yield from self._seen
         yield from self._records
@@ -76,14 +81,17 @@ def compare(recorded: Iterable[Record], replayed: Iterable[Record], equal: Equal
     Where some were added or left out, both sides are aligned again at the next ones with the same bytes.
     """
     was, now, result = _Ahead(recorded), _Ahead(replayed), Comparison()
-    while (old := was.look(1)) and (new := now.look(1)):
-        if equal(old[0], new[0]):
+    while (new := now.next()) is not None:
+        if (old := was.next()) is None:
+            now.back(new)
+            break
+        if equal(old, new):
             result.equal += 1
-            was.take(1)
-            now.take(1)
-        else:
-            i, j = _alignment(was.look(_WINDOW), now.look(_WINDOW))
-            result.differ(was.take(i), now.take(j))
+            continue
+        was.back(old)
+        now.back(new)
+        i, j = _alignment(was.look(_WINDOW), now.look(_WINDOW))
+        result.differ(was.take(i), now.take(j))
     for record in now.rest():
         result.differ([], [record])
     for record in was.rest() if whole else ():

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,16 +23,15 @@ _READ_BYTES = 1 << 20
 _TAKEN = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One output: its `data` without what ends it, its place in `frames`; of a replay the event it answers.
+class Record(NamedTuple):
+    """One output: its `data` without what ends it, its place `at` in `frames`; of a replay the event it answers.
 
     That is `served` and its number among the outputs of it.
     """
 
     data: bytes
     frames: Frames
-    index: int
+    at: int
     served: Served | None = None
     output: int = 0
 

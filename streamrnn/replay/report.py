@@ -78,8 +78,8 @@ def told(comparison: Comparison, values: Values, tolerance: float) -> Told | Non
         name, message = values.difference(was, now, tolerance) or ("", "the same values in other bytes")
         found = Told("changed", message, field=name)
     if was is not None:
-        at = was.frames
-        found.line, found.byte = int(at.numbers[was.index]), int(at.positions[was.index])
+        frames = was.frames
+        found.line, found.byte = int(frames.numbers[was.at]), int(frames.positions[was.at])
         found.recorded = _shown(was.data)
     if now is not None:
         found.replayed = _shown(now.data)

@@ -62,9 +62,9 @@ class Values:
 
     def _by_field(self, record: Record) -> dict[str, Any] | None:
         columns = self._columns(record.frames)
-        if record.index in columns.refused:
+        if record.at in columns.refused:
             return None
-        return {name: column[record.index] for name, column in columns.fields.items()}
+        return {name: column[record.at] for name, column in columns.fields.items()}
 
     def _columns(self, frames: Frames) -> Columns:
         """Decoded together: what comes before the first of them may say what the fields are."""
