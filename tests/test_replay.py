@@ -233,14 +233,17 @@ def test_a_difference_is_told_with_the_event_and_both_records(job):
     found = json.loads(lines[4])
     place = records(FILES["a.jsonl"])[5]  # one before it is refused, and a blank line counts
     since = f"record 7 of a.jsonl (byte {place}), event 1 since its reset, begun by new"
-    assert replay(job).stdout.splitlines()[:6] == [
+    assert replay(job).stdout.splitlines()[:7] == [
         f"different: 99 of 100 outputs are as recorded in {out}; 1 changed, 0 recorded only, 0 replayed only",
         f"  first: line 5 of {out} (byte {byte})",
         f"         key '{found['k']}', {since}",
         f"         y: expected 77.5, found {found['y']}",
         f"         recorded {altered(lines[4]).decode().strip()}",
         f"         replayed {lines[4].decode().strip()}",
+        f"         the state of its key behind it: --until a.jsonl:{place} --inspect {found['k']}",
     ]
+    shown = replay(job, "--until", f"a.jsonl:{place}", "--inspect", found["k"]).stdout
+    assert f"\nstate.s\t{found['y']}\n" in shown
 
 
 def test_values_may_be_compared_instead_of_bytes(job):

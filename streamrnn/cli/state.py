@@ -13,6 +13,8 @@ import click
 if TYPE_CHECKING:
     from streamrnn.commit.keys import KeyStates
 
+_NAMED = 5
+"""So many keys are named in what is kept of a reset."""
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -161,7 +163,8 @@ def reset(
                 click.echo(json.dumps(key))
             click.echo(f"{count} keys would be reset", err=True)
             return
-        why = f"reset of {count} keys: {'--all' if every else f'--glob {pattern}' if pattern else keys[0]}"
+        asked = "--all" if every else f"--glob {pattern}" if pattern else ", ".join(keys[:_NAMED])
+        why = f"reset of {count} keys: {asked}{', ...' if len(keys) > _NAMED else ''}"
         number = editing.reset_all(why, list(states)) if every else editing.reset(chosen, why)
     click.echo(f"{count} keys reset; commit {number} is what the next run goes on from")
 

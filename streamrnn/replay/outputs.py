@@ -24,9 +24,9 @@ _TAKEN = 4096
 
 
 class Record(NamedTuple):
-    """One output: its `data` without what ends it, its place `at` in `frames`; of a replay the event it answers.
+    """One output: its `data` without what ends it, and its place `at` in `frames`.
 
-    That is `served` and its number among the outputs of it.
+    In a replay it is output number `output` of a block that was `served`.
     """
 
     data: bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from streamrnn.replay.compare import Comparison
@@ -53,6 +54,7 @@ class Told:
     byte: int | None = None
     key: str | None = None
     event: str | None = None
+    until: str | None = None
     steps: int | None = None
     cause: tuple[str, ...] = ()
     recorded: str | None = None
@@ -92,6 +94,7 @@ def _tell_event(found: Told, record: Record) -> None:
     answered, out, i = record.served.answered, record.served.out, record.output
     at, block = int(out.records[i]), out.block
     found.key = out.keys[i]
+    found.until = f"{block.origin.partition}:{int(block.positions[at])}"
     found.event = stands(block.origin.partition, int(block.numbers[at]), int(block.positions[at]))
     found.steps = int(answered.outputs.steps[i])
     bits = int(answered.outputs.cause[i])
@@ -166,6 +169,9 @@ class Report:
             yield f"         recorded {first.recorded}"
         if first.replayed is not None:
             yield f"         replayed {first.replayed}"
+        if first.until is not None and first.key is not None:
+            look = f"--until {quote(first.until)} --inspect {quote(first.key)}"
+            yield f"         the state of its key behind it: {look}"
 
 
 def _shown(data: bytes) -> str:
