@@ -41,7 +41,7 @@ def stopped(job):
     job.errors.told.clear()
     job.promised = 0
     fs = SimFS(job.files)
-    job.live(fs, random.Random(1), turns=9, batch=8)
+    job.live(fs, random.Random(1), turns=24, batch=3)
     return fs
 
 

@@ -120,7 +120,7 @@ def _inspected(replay: Replay, spec: PipelineSpec, key: str) -> Iterator[str]:
 
     shards = replay.parts.shards
     manifest = {"number": 0, "events": shards.events, "pipeline": described(spec)}
-    found = states_of(manifest, {partition: [core.snapshot()] for partition, core in shards.items()})
+    found = states_of(manifest, ((partition, [core.snapshot()]) for partition, core in shards.items()))
     if not any(key in states.rows for states in found):
         yield f"key '{key}' has no state at the end; {len(shards)} others have"
     for states in found:

@@ -18,7 +18,7 @@ import numpy as np
 from streamrnn.commit import exports, recovery
 from streamrnn.commit import manifest as m
 from streamrnn.commit.keys import KeyStates, states_of
-from streamrnn.commit.writer import Frozen, Writer
+from streamrnn.commit.writer import Making, Writer
 from streamrnn.core.key_names import Packed
 from streamrnn.core.segment import encode
 from streamrnn.errors import StateError
@@ -41,24 +41,25 @@ class Change:
     header: dict[str, Any] = field(default_factory=dict)
     gone: Sequence[tuple[int, int]] | None = None
 
-    def frozen(self) -> Frozen:
+    def encoded(self) -> bytes:
         """The segment of it, to be laid over those that are there."""
-        states = self.states
-        gone = states.gone if self.gone is None else self.gone
+        states, keys = self.states, Packed.of(self.keys)
+        tensors = {"rows": self.rows, "live": np.ones(len(self.rows), np.bool_)}
+        tensors |= {"key.bytes": keys.data, "key.lengths": keys.lengths}
         columns = {name: self.columns.get(name, column[:0]) for name, column in states.columns.items()}
-        tensors = {name: self.tensors.get(name, array[:0]) for name, array in states.tensors.items()}
-        header = states.header | {"kind": "delta"} | self.header
-        live = np.ones(len(self.rows), np.bool_)
-        parts = (self.rows, live, Packed.of(self.keys), gone, columns, tensors, header)
-        return Frozen(states.partition, False, partial(encode, *parts))
+        state = {name: self.tensors.get(name, array[:0]) for name, array in states.tensors.items()}
+        header = states.header | {"kind": "delta", "part": 0} | self.header
+        return encode(header, tensors, columns, state, states.gone if self.gone is None else self.gone)
 
 
 class Editing:
     """The newest commit of a folder, held until it is closed. `keys` by partition are what can be changed."""
 
-    def __init__(self, folder: Path, context: Context, found: recovery.Found) -> None:
+    def __init__(
+        self, folder: Path, context: Context, found: recovery.Found, keys: Sequence[KeyStates]
+    ) -> None:
         self.folder, self._found = folder, found
-        self.keys = {states.partition: states for states in states_of(found.manifest, found.segments)}
+        self.keys = {states.partition: states for states in keys}
         self._writer = Writer(folder, context, found.chain, keep=len(found.chain.kept) + 1)
 
     def reset(self, chosen: Mapping[str, Sequence[str]], why: str) -> int:
@@ -86,8 +87,12 @@ class Editing:
         added = sum(c.header.get("sequence", c.states.header["sequence"]) for c in changes)
         added -= sum(change.states.header["sequence"] for change in changes)
         manifest = was | {"number": number, "events": was["events"] + added, "edited": why}
+        outputs = {name: partial(was["outputs"].get, name) for name in was["outputs"]}
+        making = Making(manifest, outputs, [], list(was["segments"]))
         try:
-            self._writer.write_commit(manifest, [change.frozen() for change in changes])
+            for change in changes:
+                self._writer.write_part(making, change.states.partition, False, change.encoded)
+            self._writer.write_manifest(making)
         except OSError as error:
             where = error.filename or self.folder
             raise StateError(f"{where}: cannot write: {error.strerror}; the last commit stands") from error
@@ -108,13 +113,18 @@ def editing(folder: Path, context: Context) -> Iterator[Editing]:
             f"{folder} is in use by a run; stop it first, its next start goes on from the change"
         )
     with closing(lock):
-        found = recovery.newest(folder, context)
-        if found is None or found.fell_back:
+        keys: list[KeyStates] = []
+
+        def read(manifest: m.Manifest, segments: Iterator[tuple[str, Iterator[bytes]]]) -> None:
+            keys[:] = states_of(manifest, segments)
+
+        found = recovery.Recovery(folder, context).restore(read)
+        if found.fell_back:
             raise StateError(
                 f"{folder}: the newest commit is broken, and what its outputs hold has to be compared first: "
                 "run the pipeline, which goes on from the one before it, then stop it and try again"
             )
-        yield Editing(folder, context, found)
+        yield Editing(folder, context, found, keys)
 
 
 def of_partition(states: Mapping[str, KeyStates], partition: str | None) -> Mapping[str, KeyStates]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,16 +109,15 @@ def load(fs: FileSystem, folder: Path, number: int | None = None) -> list[KeySta
     number = numbers[0] if number is None else number
     try:
         manifest = recovery.read_manifest(fs, folder, number)
-        blobs = recovery.segments_of(fs, folder, manifest)
+        return states_of(manifest, recovery.segments_of(fs, folder, manifest))
     except m.BrokenError as error:
         others = ", ".join(str(other) for other in numbers if other != number) or "none"
         raise StateError(f"commit {number} in {folder}: {error}; other commits: {others}") from error
-    return states_of(manifest, blobs)
 
 
-def states_of(manifest: m.Manifest, blobs: Mapping[str, Sequence[bytes]]) -> list[KeyStates]:
-    """The keys of a commit that was read: its segments by partition."""
-    return [_states(manifest, partition, blobs[partition]) for partition in sorted(blobs)]
+def states_of(manifest: m.Manifest, segments: Iterable[tuple[str, Iterable[bytes]]]) -> list[KeyStates]:
+    """The keys of a commit: its segments by partition, laid one over the other."""
+    return [_states(manifest, partition, blobs) for partition, blobs in segments]
 
 
 def load_partition(fs: FileSystem, folder: Path, number: int | None, partition: str | None) -> KeyStates:
@@ -132,7 +131,7 @@ def load_partition(fs: FileSystem, folder: Path, number: int | None, partition: 
     return found[partition]
 
 
-def _states(manifest: m.Manifest, partition: str, blobs: Sequence[bytes]) -> KeyStates:
+def _states(manifest: m.Manifest, partition: str, blobs: Iterable[bytes]) -> KeyStates:
     states = KeyStates(manifest["number"], partition, manifest=manifest)
     keys: dict[int, str | None] = {}
     for blob in blobs:
@@ -149,7 +148,8 @@ def _states(manifest: m.Manifest, partition: str, blobs: Sequence[bytes]) -> Key
 def _lay(states: KeyStates, keys: dict[int, str | None], blob: bytes) -> None:
     """Lay one segment over what came before it."""
     states.header, tensors = parse(blob)
-    states.gone = list(zip(tensors["gone.hash"].tolist(), tensors["gone.cause"].tolist(), strict=True))
+    if "gone.hash" in tensors:
+        states.gone = list(zip(tensors["gone.hash"].tolist(), tensors["gone.cause"].tolist(), strict=True))
     rows = tensors["rows"]
     held = unpack(tensors["key.bytes"], tensors["key.offsets"])
     for row, key, live in zip(rows.tolist(), held, tensors["live"].tolist(), strict=True):

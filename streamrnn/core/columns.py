@@ -65,3 +65,10 @@ def catch_up(columns: Mapping[str, Array], epochs: Mapping[int, int]) -> None:
         columns["fresh"][stale] = INITIAL
         columns["reset_known"][stale] = False
         columns["steps"][stale] = 0
+
+
+def picked(array: Array, rows: IntArray) -> Array:
+    """A copy of some rows; of consecutive ones, several times as fast."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (rows[1:] > rows[:-1]).all():
+        return array[rows[0] : rows[-1] + 1].copy()
+    return array[rows]

@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Beginning:
-    """A commit: what it says, and its segments of state by partition."""
+    """A commit: the folder that it is in, and what it says."""
 
     folder: Path
     manifest: m.Manifest
-    segments: dict[str, list[bytes]]
 
     @property
     def output(self) -> Place | None:
@@ -48,8 +47,7 @@ def read_commit(path: Path, context: Context) -> Beginning:
             f"{path}: expected the folder of a pipeline's commits, or the file commit-NUMBER.json of one"
         )
     try:
-        manifest = recovery.read_manifest(context.fs, folder, numbers[0])
-        return Beginning(folder, manifest, recovery.segments_of(context.fs, folder, manifest))
+        return Beginning(folder, recovery.read_manifest(context.fs, folder, numbers[0]))
     except m.BrokenError as error:
         raise StateError(f"{folder / m.commit_name(numbers[0])}: {error}") from error
 
@@ -65,7 +63,13 @@ def begin(beginning: Beginning, parts: Parts, spec: PipelineSpec, context: Conte
     if lines := mismatch(meaning_of(manifest), now):
         told = f"{beginning} in {beginning.folder} is of another pipeline:"
         raise StateError("\n".join([told, *lines, "leave the commit out to begin with nothing"]))
-    restore(beginning.segments, parts, beginning.folder, context)
+    try:
+        segments = recovery.segments_of(context.fs, beginning.folder, manifest)
+        notes = restore(parts, segments, beginning.folder)
+    except m.BrokenError as error:
+        raise StateError(f"{beginning} in {beginning.folder}: {error}") from error
+    for note in notes:
+        context.log.warning("%s", note)
     if manifest.get("encode") is not None and isinstance(parts.format, Resumable):
         parts.format.resume(manifest["encode"])
     place = manifest["source"]
