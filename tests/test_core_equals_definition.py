@@ -92,6 +92,19 @@ def drop_marked(core, table):
     return {k: v for k, v in table.items() if core.store.columns["epoch"][rows_by_key(core)[k]] == newest}
 
 
+def last_shown(case, answers):
+    """Key -> the cause that its outputs showed last."""
+    keys = [key for item in case.batches(None) if not isinstance(item, Mark) for key in item.keys]
+    return {key: row[2] for key, row in zip(keys, answers, strict=True) if row is not None and row[2]}
+
+
+def last_reset(core):
+    """Key -> why it was reset last, unless its next output is to show another cause."""
+    columns, epoch = core.store.columns, max(core.store.epochs.values(), default=0)
+    rows = {key: row for key, row in rows_by_key(core).items() if columns["epoch"][row] == epoch}
+    return {key: int(columns["reset_cause"][row]) for key, row in rows.items() if not columns["pending"][row]}
+
+
 @pytest.mark.parametrize("block", range(20))
 def test_any_mix_of_rules_keys_times_rejects_and_cuts(block):
     for seed in range(block * 60, block * 60 + 60):
@@ -104,6 +117,7 @@ def test_any_mix_of_rules_keys_times_rejects_and_cuts(block):
             assert core.store.sequence == definition.sequence
             assert sorted(rows_by_key(core)) == sorted(definition.keys), seed
             assert drop_marked(core, held(core)) == drop_marked(core, expected(definition)), seed
+            assert last_reset(core).items() <= last_shown(case, want).items(), seed
             assert [n for n, _ in core.store.keys.gone.items()] == list(definition.gone), seed
 
 

@@ -80,7 +80,7 @@ class Frozen:
         header = {**self._header, "part": self._parts}
         gone, self._gone = self._gone, None
         self._parts += 1
-        return partial(_encode, header, pieces, gone, self._empty())
+        return partial(encode_pieces, header, pieces, gone, self._empty())
 
     def _copy(self, rows: IntArray) -> None:
         if len(rows):
@@ -103,12 +103,16 @@ class Frozen:
         return self._piece(np.zeros(0, np.int64))
 
 
-def _encode(
+def encode_pieces(
     header: Mapping[str, Any],
     pieces: Sequence[Piece],
     gone: Callable[[], Sequence[tuple[int, int]]] | None,
     empty: Piece,
 ) -> Chunks:
+    """A part of a segment; `gone` gives hash and cause each, and stands in the first part.
+
+    `empty` tells the columns and tensors where there is no piece.
+    """
     pieces = pieces or [empty]
     lengths = np.concatenate([piece.keys.lengths for piece in pieces])
     tensors: dict[str, Sequence[Array]] = {

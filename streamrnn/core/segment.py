@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamrnn.core.columns import lay
+from streamrnn.core.columns import ADDED, lay
 from streamrnn.core.key_names import Packed
 from streamrnn.errors import StateError
 from streamrnn.values import from_bytes, pack, to_bytes, unpack
@@ -163,7 +163,7 @@ def _lay(store: Store, rows: IntArray, tensors: Mapping[str, Array]) -> None:
         if column.dtype == object:
             values = unpack(tensors[f"{name}.bytes"], tensors[f"{name}.offsets"])
             column[rows] = [from_bytes(value) for value in values]
-        else:
+        elif name not in ADDED or f"column.{name}" in tensors:
             lay(column, rows, tensors[f"column.{name}"])
     prefix = "state."
     store.slab.write(rows, {n[len(prefix) :]: a for n, a in tensors.items() if n.startswith(prefix)})

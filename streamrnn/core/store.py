@@ -9,7 +9,7 @@ import numpy as np
 
 from streamrnn.core import segment
 from streamrnn.core.boundaries import Carried
-from streamrnn.core.columns import BUILT_IN, Columns
+from streamrnn.core.columns import BUILT_IN, Columns, catch_up
 from streamrnn.core.frozen import Frozen
 from streamrnn.core.keys import KeyTable
 from streamrnn.core.slab import HostSlab
@@ -116,12 +116,7 @@ class Store:
     def carried(self, links: Links) -> Carried:
         """Columns of a batch's rows, with resets of all keys since a row's last event applied."""
         column = {name: array[links.rows] for name, array in self.columns.arrays.items()}
-        for bits, epoch in self.epochs.items():
-            stale = column["epoch"] < epoch
-            column["pending"][stale] |= bits
-            column["fresh"][stale] = INITIAL
-            column["reset_known"][stale] = False
-            column["steps"][stale] = 0
+        catch_up(column, self.epochs)
         return Carried(
             column["steps"],
             column["reset_time"],
