@@ -162,7 +162,7 @@ class Job:
             run(pipeline, stopping, lambda report: None)
         finally:
             self.promised = max(kept)
-        return exported(pipeline.parts.core)
+        return {partition: exported(core) for partition, core in pipeline.parts.shards.items()}
 
     def probed(self, backend):
         if self.verdict is None:
