@@ -27,6 +27,8 @@ class OutputFile:
         """Whether the file's name is on the disk as well as what it holds."""
         self._compared: int | None = None
         """Up to where the bytes that are there were made again; None once all of them were."""
+        self.cut_bytes: int | None = None
+        """How much `resume` took away; None if it did not, as for a pipe."""
         try:
             fs.make_parents(path)
             self.file: BinaryIO = fs.open_write(path, append=append)
@@ -76,6 +78,7 @@ class OutputFile:
             if again:
                 self._compared = place["bytes"]
             else:
+                self.cut_bytes = self._fs.status_of(self.file).st_size - place["bytes"]
                 self._fs.truncate(self.file, place["bytes"])
         except OSError as error:
             raise self._failure("cannot cut to its last commit", error) from error

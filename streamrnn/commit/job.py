@@ -46,6 +46,7 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
         parts = pipeline.parts
         if found is not None:
             _go_on(found, parts, folder, context)
+            pipeline.went_on = _told(found, parts)
         _tell_promises(spec, parts, context)
         chain = found.chain if found is not None else Chain()
         commits = Commits(folder, config, parts, context, _fixed(spec, parts), chain, lock)
@@ -143,6 +144,19 @@ def _restore(found: recovery.Found, parts: Parts, folder: Path, context: Context
     notes = {shards.at(partition).restore(blobs) for partition, blobs in found.segments.items()}
     for note in notes - {None}:
         context.log.warning("%s", note)
+
+
+def _told(found: recovery.Found, parts: Parts) -> str:
+    """Where a run goes on, and how much of what outputs held is made again."""
+    begun = f"going on from commit {found.manifest['number']}, behind {found.manifest['events']:,} events"
+    if found.fell_back:
+        return f"{begun}; what the outputs hold beyond it is made again and compared"
+    cut = [getattr(part, "cut_bytes", None) for part in (parts.sink, parts.rejects)]
+    if cut[0] is None:
+        return f"{begun}; what followed it is served again"
+    if cut_bytes := sum(each or 0 for each in cut):
+        return f"{begun}; {cut_bytes:,} bytes of outputs are cut, and their events replayed"
+    return f"{begun}; 0 events replayed"
 
 
 def _check_model(folder: Path, manifest: m.Manifest, parts: Parts) -> None:

@@ -18,7 +18,7 @@ from streamrnn.ports import EndOfStream
 from streamrnn.prefix import prefix_of, unlike
 from streamrnn.sources.compressed import GzipReader
 from streamrnn.sources.follow import FollowSource
-from streamrnn.sources.framers import place_in, resumed
+from streamrnn.sources.framers import place_in, resumed, tell_unfinished
 
 if TYPE_CHECKING:
     from streamrnn.builtins.ends import FileSourceConfig
@@ -41,6 +41,8 @@ class _Input:
     stream: BinaryIO | None = None
     max_ratio: float | None = None
     is_regular: bool = True
+    fed: int = 0
+    """Bytes of its records that were read, of one that is not regular."""
     _gzip: GzipReader | None = None
 
     def read(self, fs: FileSystem, size: int = _READ_BYTES) -> bytes:
@@ -52,6 +54,10 @@ class _Input:
         if self._gzip is None:
             self._gzip = GzipReader(self.stream, self.name, self.max_ratio)
         return self._gzip.read(size)
+
+    def is_ready(self, fs: FileSystem, wait_ms: int) -> bool:
+        """Whether reading would not wait; asked of a pipe for at most so long."""
+        return self.is_regular or self.stream is None or fs.is_ready(self.stream, wait_ms)
 
     def skip(self, fs: FileSystem, position: int) -> None:
         """Go to a byte of its records; the bytes of a compressed file before it are read and dropped."""
@@ -86,19 +92,27 @@ class FileSource:
         self._framer = new_framer()
         self._ended = False
         """Whether the current file has been read to its end; its last records may still be in the framer."""
-        self._closed = False
+        self._closed = self._stopped = False
         self._past: dict[str, int] = {}
 
     def read(self, limit: int, wait_ms: int) -> Block | Mark | None:
-        """See `Source.read`. A block never holds records of two files; `wait_ms` is not needed."""
+        """See `Source.read`. A block never holds records of two files; only pipes are waited for."""
         if self._closed or self._index == len(self._inputs):
             raise EndOfStream
         current = self._inputs[self._index]
         origin = Origin("file", current.name)
+        if self._stopped and current.is_regular:
+            raise EndOfStream
         while not (frames := self._framer.take(limit)):
             if self._ended:
                 return self._next(origin)
+            if self._stopped:
+                tell_unfinished(self._context.log, current.name, self._framer, current.fed)
+                raise EndOfStream
+            if not current.is_ready(self._fs, wait_ms):
+                return None
             self._receive(current)
+            wait_ms = 0  # a record may take many reads; it gets no more time than was allowed for all
         return frames.block(origin)
 
     def position(self) -> Mapping[str, int]:
@@ -140,6 +154,10 @@ class FileSource:
             current.skip(self._fs, position)
         self._framer = resumed(self._framer, place["framer"])
 
+    def stop(self) -> None:
+        """See `Source`. Regular files can be read again."""
+        self._stopped = True
+
     def close(self) -> None:
         """See `Source.close`."""
         self._closed = True
@@ -150,6 +168,7 @@ class FileSource:
         with _told_as(current):
             data = current.read(self._fs)
         if data:
+            current.fed += len(data)
             self._framer.feed(data)
         else:
             self._ended = True
@@ -228,7 +247,7 @@ def _opened(name: str, context: Context) -> _Input:
     """What is no regular file, if it can be read at all."""
     path = context.path(name)
     try:
-        return _Input(name, path, context.fs.open_read(path), is_regular=False)
+        return _Input(name, path, context.fs.open_pipe(path), is_regular=False)
     except OSError as error:
         raise SourceError(f"{name}: cannot read {path}: {error.strerror}") from error
 

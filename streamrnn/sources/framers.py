@@ -8,6 +8,8 @@ from streamrnn.errors import SourceError
 from streamrnn.ports import Resumable
 
 if TYPE_CHECKING:
+    from logging import Logger
+
     from streamrnn.ports import Framer, Place
 
 
@@ -20,6 +22,13 @@ def place_in(framer: Framer) -> Place:
             "resume(); leave `checkpoint` out, or take another codec"
         )
     return place
+
+
+def tell_unfinished(log: Logger, name: str, framer: Framer, fed: int) -> None:
+    """Warn of what was read of a record whose end was not waited for; `fed` is where reading stopped."""
+    if missing := fed - framer.position:
+        text = "%s: stopped in the midst of a record; the %d bytes that were read of it are lost"
+        log.warning(text, name, missing)
 
 
 def resumed(framer: Framer, place: Place) -> Framer:
