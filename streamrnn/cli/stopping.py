@@ -20,7 +20,8 @@ class Stopping:
     """Turns the first SIGINT or SIGTERM into a wish to stop; from then on the run has `grace_s` to end.
 
     The time is kept on a thread that the system's handler wakes, so that it runs out also while the main
-    thread is held up in a library or by the disk. Until there is a pipeline, that is what is waited for.
+    thread is held up in a library or by the disk. Until there is a pipeline, that is what is waited for. For one
+    run of a process: once it is over, signals are ignored, since there is nothing left to stop.
     """
 
     def __init__(self) -> None:
@@ -32,16 +33,17 @@ class Stopping:
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         Thread(target=self._watch, name="streamrnn-stopping", daemon=True).start()
-        self._before = [signal.signal(number, self._ask) for number in NUMBERS]
-        self._wakes_before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        for number in NUMBERS:
+            signal.signal(number, self._ask)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.set_wakeup_fd(self._wakes_before)
-        for number, before in zip(NUMBERS, self._before, strict=True):
-            signal.signal(number, before)
+        for number in NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
+        signal.set_wakeup_fd(-1)
         os.close(self._wake)  # ends the thread, too
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
