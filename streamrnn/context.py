@@ -318,6 +318,8 @@ class Context:
     """Whether the pipeline's file says `trust: code`: only then may a model be more than data."""
     resuming: bool = False
     """Whether the outputs of an earlier run are gone on with: what is there must not be emptied."""
+    commits_kept: int = 0
+    """How many commits stay of a pipeline with `checkpoint`; 0 without."""
     aside: Callable[[Callable[[], None]], Pending] = on_a_thread
     """Begins work that the stream need not wait for."""
     stdin: Stream = field(default_factory=lambda: DescriptorStream(0))

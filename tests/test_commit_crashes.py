@@ -12,6 +12,7 @@ import random
 from pathlib import Path
 
 import pytest
+from crash_ends import small_rotated
 from crash_harness import BASE, SABOTAGES, Job, events, run_seed
 from simfs import Crash, SimFS
 
@@ -44,11 +45,16 @@ def test_every_sabotage_shows(job, expected, name):
     assert any(run_seed(job, expected, seed, SABOTAGES[name]).wrong for seed in range(60))
 
 
-@pytest.fixture(scope="module")
-def small():
-    """A job of two files, a refused event and a few commits, and what it comes to."""
+def of_two_files():
+    """A refused event and a few commits."""
     rng = random.Random(3)
-    job = Job(files={"a.jsonl": events(rng, 9) + b"\nnonsense\n", "b.jsonl": events(rng, 4)})
+    return Job(files={"a.jsonl": events(rng, 9) + b"\nnonsense\n", "b.jsonl": events(rng, 4)})
+
+
+@pytest.fixture(scope="module", params=[of_two_files, small_rotated], ids=["plain", "rotated outputs"])
+def small(request):
+    """A small job and what it comes to."""
+    job = request.param()
     return job, job.whole()
 
 
@@ -85,8 +91,12 @@ def test_each_operation_failing_once_stops_the_run_and_the_next_one_converges(sm
     for number in range(1, len(whole_run(job)) + 1):
         job.promised = 0
         fs = SimFS(job.files, random.Random(number), fail_at=number, errno=code)
-        with pytest.raises(StreamrnnError, match=os.strerror(code)):
+        with pytest.raises(StreamrnnError, match=os.strerror(code)) as caught:
             job.live(fs, random.Random(7), batch=3)
+        kind, name = fs.done[number - 1]
+        named = {name, name.partition(".0")[0]} | ({"out.txt", "bad.txt"} if kind == "sync_folder" else set())
+        assert any(each in str(caught.value) for each in named), "the file is named"
+        assert "\n" not in str(caught.value)
         commits = [name for kind, name in fs.done[number:] if kind == "rename"]
         assert commits == [], f"a commit was made after {fs.done[number - 1]} failed"
         found = fs.after_crash(random.Random(number))

@@ -163,15 +163,9 @@ class FileSinkConfig(BaseModel):
         default=None,
         description="When to begin a new file, between two records: `max_bytes` and `max_age_s` say when one "
         "is full, `keep` how many full ones stay. The last full file has `.1` behind its name, the one "
-        "before it `.2`. Without it one file takes everything.",
+        "before it `.2`; with `checkpoint` a full file keeps its number, and the first is `.0000000001`. Without "
+        "`rotate` one file takes everything.",
     )
-
-    @property
-    def refuses_checkpoint(self) -> tuple[str, str] | None:
-        """See `FileSourceConfig.refuses_checkpoint`."""
-        if self.rotate is None:
-            return None
-        return "rotate", "a full file that was renamed cannot be cut back to a commit; leave it out"
 
 
 COMPONENTS = (

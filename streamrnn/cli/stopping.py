@@ -20,8 +20,8 @@ class Stopping:
     """Turns the first SIGINT or SIGTERM into a wish to stop; from then on the run has `grace_s` to end.
 
     The time is kept on a thread that the system's handler wakes, so that it runs out also while the main
-    thread is held up in a library or by the disk. Until there is a pipeline, that is what is waited for. For one
-    run of a process: once it is over, signals are ignored, since there is nothing left to stop.
+    thread is held up in a library or by the disk. Until there is a pipeline, that is what is waited for.
+    For one run of a process: once it is over, signals are ignored, since there is nothing left to stop.
     """
 
     def __init__(self) -> None:

@@ -41,7 +41,9 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
         found = recovery.newest(folder, context)
         if found is not None:
             recovery.refuse_other(folder, found.manifest["pipeline"], described(spec))
-        pipeline = build_pipeline(spec, registry, replace(context, resuming=found is not None))
+        pipeline = build_pipeline(
+            spec, registry, replace(context, resuming=found is not None, commits_kept=config.keep)
+        )
         opened.callback(pipeline.close, StateError("not started"))
         parts = pipeline.parts
         if found is not None:
