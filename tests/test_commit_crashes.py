@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from crash_ends import small_rotated
+from crash_follow import small_followed
 from crash_harness import BASE, SABOTAGES, Job, events, run_seed
 from simfs import Crash, SimFS
 
@@ -51,7 +52,7 @@ def of_two_files():
     return Job(files={"a.jsonl": events(rng, 9) + b"\nnonsense\n", "b.jsonl": events(rng, 4)})
 
 
-@pytest.fixture(scope="module", params=[of_two_files, small_rotated], ids=["plain", "rotated outputs"])
+@pytest.fixture(scope="module", params=[of_two_files, small_rotated, small_followed])
 def small(request):
     """A small job and what it comes to."""
     job = request.param()
@@ -60,6 +61,7 @@ def small(request):
 
 def whole_run(job):
     job.promised = 0
+    job.begin(None)
     fs = SimFS(job.files)
     job.live(fs, random.Random(7), batch=3)
     return fs.done
@@ -74,11 +76,12 @@ def test_power_lost_at_each_operation_of_a_run(small):
     for number in range(1, len(done) + 1):
         for luck in (None, 0.0, 0.5):
             job.promised = 0
+            job.begin(None)
             fs = SimFS(job.files, random.Random(number), crash_at=number)
             with pytest.raises(Crash):
                 job.live(fs, random.Random(7), batch=3)
             if luck is None:
-                found = SimFS({path: bytes(node.cached) for path, node in fs.cached.items()})
+                found = fs.as_seen()
             else:
                 found = fs.after_crash(random.Random(number), luck)
             assert job.outcome(found, job.live(found, random.Random(number))) == expected, fs.done[-1]
@@ -90,6 +93,7 @@ def test_each_operation_failing_once_stops_the_run_and_the_next_one_converges(sm
     job, expected = small
     for number in range(1, len(whole_run(job)) + 1):
         job.promised = 0
+        job.begin(None)
         fs = SimFS(job.files, random.Random(number), fail_at=number, errno=code)
         with pytest.raises(StreamrnnError, match=os.strerror(code)) as caught:
             job.live(fs, random.Random(7), batch=3)

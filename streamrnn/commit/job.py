@@ -90,7 +90,9 @@ def described(spec: PipelineSpec) -> dict[str, Any]:
 
 
 def _chosen(chosen: Chosen) -> dict[str, Any]:
-    return {"type": chosen.component.name, **chosen.options.model_dump(mode="json", exclude_defaults=True)}
+    hidden = set(getattr(chosen.options, "undescribed", ()))
+    told = chosen.options.model_dump(mode="json", exclude_defaults=True, exclude=hidden)
+    return {"type": chosen.component.name, **told}
 
 
 def _fixed(spec: PipelineSpec, parts: Parts) -> dict[str, Any]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import glob
 import os.path
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -19,6 +18,7 @@ from streamrnn.prefix import prefix_of, unlike
 from streamrnn.sources.compressed import GzipReader
 from streamrnn.sources.follow import FollowSource
 from streamrnn.sources.framers import place_in, resumed, tell_unfinished
+from streamrnn.sources.names import all_followed, candidates, followed, name_of
 
 if TYPE_CHECKING:
     from streamrnn.builtins.ends import FileSourceConfig
@@ -202,10 +202,10 @@ def build(
     """
     if config.follow:
         for pattern in config.paths:
-            if not any(context.fs.status(path) for _, path in _followed(pattern, config, context)):
+            if not any(context.fs.status(path) for _, path in followed(pattern, config, context)):
                 context.log.warning("%s: there is no such file yet; waiting for it", pattern)
-        find = partial(_all_followed, config, context)
-        return FollowSource(context, find, new_framer, config)
+        find, find_all = partial(all_followed, config, context), partial(candidates, config, context)
+        return FollowSource(context, find, find_all, new_framer, config)
     inputs: dict[str, _Input] = {}
     for pattern in config.paths:
         for file in _inputs(pattern, context):
@@ -217,22 +217,6 @@ def build(
     return FileSource(context, list(inputs.values()), new_framer)
 
 
-def _all_followed(config: FileSourceConfig, context: Context) -> Iterable[tuple[str, Path]]:
-    return chain.from_iterable(_followed(pattern, config, context) for pattern in config.paths)
-
-
-def _followed(pattern: str, config: FileSourceConfig, context: Context) -> list[tuple[str, Path]]:
-    """The files that one pattern means by now, sorted by name; a plain name need not exist.
-
-    A compressed file among them is what became of a file that was rotated, and was read before that.
-    """
-    if not glob.has_magic(pattern):
-        return [(pattern, context.path(pattern))]
-    found = context.fs.glob(os.path.join(glob.escape(str(context.base_dir)), pattern))
-    named = [(_name(path, context.base_dir), path) for path in found]
-    return [(name, path) for name, path in named if not config.is_compressed(name)]
-
-
 def _inputs(pattern: str, context: Context) -> list[_Input]:
     """The files that one pattern means, sorted by name."""
     found = context.fs.glob(os.path.join(glob.escape(str(context.base_dir)), pattern))
@@ -240,7 +224,7 @@ def _inputs(pattern: str, context: Context) -> list[_Input]:
         return [_Input(pattern, found[0]) if found else _opened(pattern, context)]
     if not found:
         raise SourceError(f"{pattern}: expected at least one file, found none in {context.base_dir}")
-    return [_Input(_name(path, context.base_dir), path) for path in found]
+    return [_Input(name_of(path, context.base_dir), path) for path in found]
 
 
 def _opened(name: str, context: Context) -> _Input:
@@ -250,7 +234,3 @@ def _opened(name: str, context: Context) -> _Input:
         return _Input(name, path, context.fs.open_pipe(path), is_regular=False)
     except OSError as error:
         raise SourceError(f"{name}: cannot read {path}: {error.strerror}") from error
-
-
-def _name(path: Path, base_dir: Path) -> str:
-    return str(path.relative_to(base_dir) if path.is_relative_to(base_dir) else path)

@@ -13,9 +13,14 @@ if TYPE_CHECKING:
     from streamrnn.ports import Framer, Place
 
 
+def place_of(framer: Framer) -> Place | None:
+    """Its place, if the codec's framers have one."""
+    return framer.place() if isinstance(framer, Resumable) else None
+
+
 def place_in(framer: Framer) -> Place:
     """Its place. Raises `SourceError` if the codec's framers have none."""
-    place = framer.place() if isinstance(framer, Resumable) else None
+    place = place_of(framer)
     if place is None:
         raise SourceError(
             "the codec of `decode` cannot go on in the midst of a file, since its framer has no place() and "
