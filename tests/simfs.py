@@ -7,6 +7,7 @@ disk that is found then. Files that are not on it are read from the machine, so 
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 import random
@@ -121,17 +122,21 @@ class _Step:
         if self.crashes:
             fs.dead = True
             raise Crash
+        if fs.read_only is not None and os.path.dirname(self.path) == fs.read_only:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self.path))
         if self.number == fs.fail_at:
-            raise OSError(fs.errno, os.strerror(fs.errno), str(self.path))
+            raise OSError(fs.code, os.strerror(fs.code), str(self.path))
 
 
 class SimFS(FileSystem):
     """The file system; `files` is what is durably there at first."""
 
-    def __init__(self, files=(), rng=None, crash_at=None, fail_at=None, errno=5):
+    def __init__(self, files=(), rng=None, crash_at=None, fail_at=None, code=errno.EIO):
         self.rng = rng or random.Random(0)
-        self.crash_at, self.fail_at, self.errno = crash_at, fail_at, errno
+        self.crash_at, self.fail_at, self.code = crash_at, fail_at, code
         self.crash_kind: str | None = None
+        self.read_only: str | None = None
+        """A folder in which nothing can be changed."""
         self.done: list[tuple[str, str]] = []
         self.dead = False
         self.locks: set[SimFile] = set()

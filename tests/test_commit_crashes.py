@@ -94,7 +94,7 @@ def test_each_operation_failing_once_stops_the_run_and_the_next_one_converges(sm
     for number in range(1, len(whole_run(job)) + 1):
         job.promised = 0
         job.begin(None)
-        fs = SimFS(job.files, random.Random(number), fail_at=number, errno=code)
+        fs = SimFS(job.files, random.Random(number), fail_at=number, code=code)
         with pytest.raises(StreamrnnError, match=os.strerror(code)) as caught:
             job.live(fs, random.Random(7), batch=3)
         kind, name = fs.done[number - 1]
@@ -105,6 +105,20 @@ def test_each_operation_failing_once_stops_the_run_and_the_next_one_converges(sm
         assert commits == [], f"a commit was made after {fs.done[number - 1]} failed"
         found = fs.after_crash(random.Random(number))
         assert job.outcome(found, job.live(found, random.Random(number))) == expected, fs.done[number - 1]
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize(("folder", "named"), [(BASE / "job", "/sim/job/"), (BASE, "/sim/out.txt")])
+def test_a_folder_that_cannot_be_written_to_is_refused_at_the_start(job, folder, named, is_new):
+    fs, job.promised = SimFS(job.files), 0
+    if not is_new:
+        job.live(fs, random.Random(1), turns=3)
+    fs.read_only = str(folder)
+    before = {path: bytes(inode.cached) for path, inode in fs.cached.items() if inode.cached}
+    with pytest.raises(StreamrnnError, match=f"{named}.*Read-only file system") as caught:
+        job.live(fs, random.Random(1))
+    assert "\n" not in str(caught.value)
+    assert {path: bytes(inode.cached) for path, inode in fs.cached.items() if inode.cached} == before
 
 
 def test_a_run_that_is_complete_gives_nothing_when_it_is_started_again(job, expected):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +186,27 @@ def test_a_full_disk_stops_the_run_with_a_reason(tmp_path):
     code, err = end(start(folder))
     assert code == 4
     assert "No space left on device" in err
+    assert "Traceback" not in err
+
+
+def test_a_folder_of_commits_that_is_deleted_stops_the_run_and_is_named(tmp_path):
+    text = PIPELINE.replace("{type: file, path: in.jsonl}", "{type: stdin}")
+    folder = job(tmp_path / "job", text, n=1)
+    process = start(folder, stdin=subprocess.PIPE)
+    process.stdin.write(lines(500).encode())
+    process.stdin.flush()
+    wait_for_commit(folder, process)
+    shutil.rmtree(folder / "job")
+    for seed in range(50):
+        with suppress(BrokenPipeError, subprocess.TimeoutExpired):
+            process.stdin.write(lines(100, seed).encode())
+            process.stdin.flush()
+            process.wait(timeout=0.05)
+    code, err = end(process)
+    assert code == 3
+    (told,) = [line for line in err.splitlines() if line.startswith("checkpoint:")]
+    assert f"checkpoint: {folder / 'job'}" in told
+    assert "No such file or directory" in told
     assert "Traceback" not in err
 
 

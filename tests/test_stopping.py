@@ -187,7 +187,7 @@ HELD_UP = """
 import ctypes, sys
 from streamrnn.cli.stopping import Stopping
 with Stopping() as stop:
-    stop.grace_s = float(sys.argv[1])
+    stop.grace_s, stop.has_begun = float(sys.argv[1]), True
     print("here", flush=True)
     ctypes.CDLL(None).system(b"exec sleep 30")
 """

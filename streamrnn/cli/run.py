@@ -6,11 +6,11 @@ import gc
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import click
 
-from streamrnn.cli.stopping import Stopping
+from streamrnn.cli.stopping import Stopped, Stopping
 from streamrnn.cli.threads import one_thread
 
 _WAITED_FOR = {
@@ -31,7 +31,7 @@ def command(file: str, quiet: bool) -> None:
     SIGINT and SIGTERM finish what was read and end the run, within `limits.grace_s`; a second one ends it at
     once.
     """
-    with Stopping() as stop:
+    with suppress(Stopped), Stopping() as stop:
         one_thread()
         _run(file, quiet, stop)
 
@@ -45,14 +45,13 @@ def _run(file: str, quiet: bool, stop: Stopping) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     spec, registry, context = open_pipeline(file)
     stop.grace_s = spec.file.limits.grace_s
-    if stop.asked:
-        return
     pipeline = build_job(spec, registry, context)
     stop.waiting = lambda: _WAITED_FOR[pipeline.doing]
     if not quiet and pipeline.info.backend != spec.model.component.name:
         click.echo(f"type: {spec.model.component.name} takes {pipeline.info.backend}", err=True)
     if not quiet and pipeline.went_on:
         click.echo(pipeline.went_on, err=True)
+    stop.has_begun = True
     with Progress(context.clock, sys.stderr, quiet) as progress, few_collections():
         run(pipeline, lambda: stop.asked, progress.told)
 

@@ -12,6 +12,11 @@ from types import FrameType, TracebackType
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
+
+class Stopped(BaseException):
+    """A run was told to stop before it had begun; nothing was served, so there is nothing to finish."""
+
+
 Waiting = tuple[str, int]
 """What a run is waiting for, in words, and the code to exit with if it never comes."""
 
@@ -26,6 +31,8 @@ class Stopping:
 
     def __init__(self) -> None:
         self.asked = False
+        self.has_begun = False
+        """Whether there may be something to finish; before that, a signal raises `Stopped` at once."""
         self.grace_s = 10.0
         self.waiting: Callable[[], Waiting] = lambda: ("the pipeline to be loaded", 3)
 
@@ -50,6 +57,8 @@ class Stopping:
         self.asked = True
         for again in NUMBERS:
             signal.signal(again, signal.SIG_DFL)
+        if not self.has_begun:
+            raise Stopped
 
     def _watch(self) -> None:
         with os.fdopen(self._woken, "rb", buffering=0) as woken:
