@@ -71,7 +71,7 @@ class Pipeline:
         report = self._turn(wait_ms)
         if self.commits is not None and report is not None:
             self.doing = "commit"
-            self.commits.turn()
+            self.commits.turn(report.events)
         return report
 
     def stop(self) -> Iterator[Report]:
