@@ -228,6 +228,7 @@ class FollowSource:
         if was is not None:
             place["files"][at] |= {**was, "device": 0, "inode": 0}
         found = find_again(self._fs, place, self._find_all(False))
+        self._read = deque(found.read)
         new = [c for c in found.rotated if c.home == file.home and not self._is_open(c)]
         behind = file.after
         if was is not None and (copy := found.files[at]) is not None and copy.inode not in self._files:

@@ -34,7 +34,10 @@ class Candidate:
     _length: int | None = None
 
     def is_like(self, fs: FileSystem, wanted: Place) -> bool:
-        """Whether it begins as an identity says."""
+        """Whether it begins as an identity says; one that begins otherwise need not be unpacked for that."""
+        few = min(wanted["bytes"], FIRST_BYTES)
+        if self.max_ratio is not None and identity(*self._ends(fs, few, 0))["first"] != wanted["first"]:
+            return False
         first, last, length = self._ends(fs, wanted["bytes"], wanted["last_bytes"])
         return identity(first, last, length) == wanted
 
@@ -87,7 +90,7 @@ def _unpacked_ends(reader: GzipReader, length: int | None, last_bytes: int) -> t
 class FoundAgain:
     """What became of the files of a place: `files` in its order; `rotated` since then, oldest first.
 
-    `read` are the identities, with inodes, of files that were read to their ends and are still there;
+    `read` are the identities, with inodes, of files that were read to their ends, be they there or not;
     `copies` pairs of a file and the one that it repeats.
     """
 
@@ -123,9 +126,12 @@ def find_again(fs: FileSystem, place: Place, candidates: Sequence[Candidate]) ->
         else:
             found.read.append(wanted)
     for wanted in gone:
-        for copy in [each for each in left if _repeats(fs, each, wanted)]:
+        copies = [each for each in left if _repeats(fs, each, wanted)]
+        for copy in copies:
             take(copy)
             found.read.append({**wanted, "device": copy.inode[0], "inode": copy.inode[1]})
+        if not copies:
+            found.read.insert(0, wanted)
     for i, begun in enumerate(known):
         if found.files[i] is None and begun is not None:
             found.files[i] = take(next((each for each in left if each.is_like(fs, begun["is"])), None))
@@ -137,7 +143,8 @@ def _repeats(fs: FileSystem, candidate: Candidate, wanted: Place) -> bool:
     """Whether a file is a copy of one that was read to its end."""
     if candidate.is_followed or not candidate.home or wanted["is"] is None:
         return False
-    return candidate.length(fs) == wanted["is"]["bytes"] > 0 and candidate.is_like(fs, wanted["is"])
+    length = wanted["is"]["bytes"]
+    return length > 0 and candidate.is_like(fs, wanted["is"]) and candidate.length(fs) == length
 
 
 def _sort_rest(fs: FileSystem, found: FoundAgain, left: Iterable[Candidate], read_until_ns: int) -> None:
