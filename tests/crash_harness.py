@@ -312,7 +312,7 @@ def _in_place():
     def direct(self, number, data):
         from streamrnn.commit.manifest import commit_name
 
-        self._write(self.folder / commit_name(number), data)
+        self._write(self.folder / commit_name(number), [data])
         self._sync_folder()
 
     with swapped(writer.Commits, "_publish", direct):

@@ -151,11 +151,11 @@ def test_a_segment_taken_while_events_are_served_is_of_the_moment_it_was_asked_f
             if begun and rng.random() < 0.5:
                 begun[0].take(rng.choice([0, 1, 3]))
                 if rng.random() < 0.5:
-                    blobs.append(begun[0].part()())
+                    blobs.append(b"".join(begun[0].part()()))
             elif begun:
                 then, frozen = begun.pop(), begun.pop()
                 frozen.take_all()
-                segments.append([*blobs, frozen.part()()])
+                segments.append([*blobs, b"".join(frozen.part()())])
                 fresh = Core(Toy(), case.rules, case.elapsed, case.limits)
                 fresh.restore(blob for parts in segments for blob in parts)
                 assert everything(fresh) == then, case

@@ -125,7 +125,7 @@ def _put(into: dict[str, Array], name: str, needed: int, rows: Array, array: Arr
             grown[:held] = old
         into[name] = grown
     elif old is None:
-        into[name] = array[:0]
+        into[name] = array[:0].copy()
     into[name][rows] = array
 
 

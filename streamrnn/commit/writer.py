@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from streamrnn.context import Context, Pending
     from streamrnn.core import Core
     from streamrnn.core.frozen import Frozen
+    from streamrnn.core.segment import Chunks
     from streamrnn.pipeline import Parts
 
 _PART_BYTES = 16 << 20
@@ -197,12 +198,12 @@ class Commits:
             where = error.filename or self.folder
             raise StateError(f"checkpoint: {where}: cannot write: {error.strerror}") from error
 
-    def _write_part(self, making: Making, of: Freezing, encoded: Callable[[], bytes]) -> None:
+    def _write_part(self, making: Making, of: Freezing, part: Callable[[], Chunks]) -> None:
         """Write a part of a partition's segment; a base takes the place of all segments before it."""
-        number, data = making.manifest["number"], encoded()
+        number, chunks = making.manifest["number"], part()
         name = m.segment_name(number, of.kind, making.parts)
         making.parts += 1
-        self._write(self.folder / name, data)
+        self._write(self.folder / name, chunks)
         if of.anew:
             making.segments = [
                 each
@@ -210,7 +211,12 @@ class Commits:
                 if m.partition_of(each) != of.partition or m.number_of(each) == number
             ]
         making.segments.append(
-            {"name": name, "bytes": len(data), "digest": m.digest(data), "partition": of.partition}
+            {
+                "name": name,
+                "bytes": sum(map(len, chunks)),
+                "digest": m.digest(chunks),
+                "partition": of.partition,
+            }
         )
 
     def _write_manifest(self, making: Making) -> None:
@@ -226,14 +232,15 @@ class Commits:
     def _publish(self, number: int, data: bytes) -> None:
         """Make the manifest the newest, once all that it names is on the disk under its name."""
         unfinished = self.folder / m.UNFINISHED
-        self._write(unfinished, data)
+        self._write(unfinished, [data])
         self._sync_folder()
         self._fs.replace(unfinished, self.folder / m.commit_name(number))
         self._sync_folder()
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: Path, chunks: Chunks) -> None:
         with closing(self._fs.open_write(path, append=False)) as file:
-            self._fs.write(file, data)
+            for chunk in chunks:
+                self._fs.write(file, chunk)
             self._sync(file)
 
     def _sync(self, file: BinaryIO) -> None:

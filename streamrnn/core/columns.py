@@ -51,6 +51,16 @@ class Columns:
 
 def picked(array: Array, rows: IntArray) -> Array:
     """A copy of some rows; of consecutive ones, several times as fast."""
-    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (rows[1:] > rows[:-1]).all():
-        return array[rows[0] : rows[-1] + 1].copy()
-    return array[rows]
+    return array[rows[0] : rows[-1] + 1].copy() if _consecutive(rows) else array[rows]
+
+
+def lay(array: Array, rows: IntArray, values: Array) -> None:
+    """The reverse: give some rows their values."""
+    if _consecutive(rows):
+        array[rows[0] : rows[-1] + 1] = values
+    else:
+        array[rows] = values
+
+
+def _consecutive(rows: IntArray) -> bool:
+    return len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1 and bool((rows[1:] > rows[:-1]).all())

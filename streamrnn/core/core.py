@@ -108,14 +108,11 @@ class Core:
 
     def freeze(self, base: bool) -> Frozen:
         """A snapshot, or a delta unless `base`, of this moment, to be taken while events are served."""
-        rows = self.store.dirty.rows(len(self.store.keys.names))
-        if base:
-            rows = np.flatnonzero(self.store.columns["sequence"] > 0)
-        return self.store.freeze(rows, base)
+        return self.store.freeze(base)
 
     def _at_once(self, frozen: Frozen) -> bytes:
         frozen.take_all()
-        return frozen.part()()
+        return b"".join(frozen.part()())
 
     def restore(self, segments: Iterable[bytes]) -> str | None:
         """Become what a snapshot and the deltas after it describe; for a core that has served nothing.
