@@ -104,6 +104,16 @@ class FileSystem:
         """A file to read bytes from, unbuffered."""
         return open(path, "rb", buffering=0)
 
+    def open_pipe(self, path: Path) -> BinaryIO:
+        """What is no regular file, to read from, unbuffered; nobody need write to it yet."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(descriptor, True)
+        return open(descriptor, "rb", buffering=0)
+
+    def is_ready(self, file: BinaryIO, wait_ms: int) -> bool:
+        """Whether a read of a pipe would give something, or its end, within so many milliseconds."""
+        return bool(select.select([file], [], [], wait_ms / 1000)[0])
+
     def open_write(self, path: Path, append: bool) -> BinaryIO:
         """A file to write bytes to, unbuffered, made if absent."""
         return open(path, "ab" if append else "wb", buffering=0)
@@ -313,6 +323,8 @@ class Context:
     """Whether the pipeline's file says `trust: code`: only then may a model be more than data."""
     resuming: bool = False
     """Whether the outputs of an earlier run are gone on with: what is there must not be emptied."""
+    commits_kept: int = 0
+    """How many commits stay of a pipeline with `checkpoint`; 0 without."""
     aside: Callable[[Callable[[], None]], Pending] = field(default_factory=Thread)
     """Begins work that the stream need not wait for."""
     stdin: Stream = field(default_factory=lambda: DescriptorStream(0))

@@ -99,8 +99,10 @@ class Source(Protocol):
     """Where records come from. `read` is called on one thread until it raises EndOfStream, then `close`.
 
     One that has connections may offer `answer(connection, data) -> bool`: bytes for the client that
-    `Block.connection` numbers, false if it has left. With `partitioned = True`, keys, limits and largest
-    times are a partition's own.
+    `Block.connection` numbers, false if it has left. One that cannot read again what it was given may offer
+    `stop()`, called once when a run is to end early: from then on nothing is taken from outside, and `read`
+    gives what was taken before, whole records only, and then raises EndOfStream. With
+    `partitioned = True`, keys, limits and largest times are a partition's own.
     """
 
     def read(self, limit: int, wait_ms: int) -> Block | Mark | None:

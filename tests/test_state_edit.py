@@ -271,7 +271,7 @@ def test_each_operation_failing_once_is_told_and_leaves_one_of_the_two(job, stop
     operations = len(after.done)
     within = go_on(job, after)
     for number in range(1, operations + 1):
-        fs = copy(stopped, fail_at=number, errno=code)
+        fs = copy(stopped, fail_at=number, code=code)
         with pytest.raises(StateError, match=os.strerror(code)):
             reset(job, fs, "k1")
         assert go_on(job, fs.after_crash(random.Random(number))) in (without, within)

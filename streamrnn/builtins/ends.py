@@ -81,6 +81,14 @@ class FileSourceConfig(BaseModel):
         "the file that took its name is read; a deleted one is waited for as long.",
     )
 
+    if_lost: Literal["refuse", "skip"] = Field(
+        default="refuse",
+        description="With `follow` and `checkpoint`, what to do if a file that was being read is gone at the "
+        "next start, and no copy of it is there: `refuse` to start, or `skip` the rest of it.",
+    )
+    undescribed: ClassVar[frozenset[str]] = frozenset({"if_lost", "rotate_wait_s"})
+    """Options that do not decide what state and positions mean."""
+
     @model_validator(mode="after")
     def _fits_together(self) -> FileSourceConfig:
         if not self.follow:
@@ -94,14 +102,6 @@ class FileSourceConfig(BaseModel):
                 "gzip file cannot be told from what is still to come, so set follow to false"
             )
         return self
-
-    @property
-    def refuses_checkpoint(self) -> tuple[str, str] | None:
-        """The option that commits cannot be made with, and why."""
-        if not self.follow:
-            return None
-        why = "where a file was left that is rotated while nothing runs cannot be found again yet"
-        return "follow", f"{why}; set it to false and run the pipeline when files are complete"
 
     @property
     def paths(self) -> list[str]:
@@ -163,15 +163,9 @@ class FileSinkConfig(BaseModel):
         default=None,
         description="When to begin a new file, between two records: `max_bytes` and `max_age_s` say when one "
         "is full, `keep` how many full ones stay. The last full file has `.1` behind its name, the one "
-        "before it `.2`. Without it one file takes everything.",
+        "before it `.2`; with `checkpoint` a full file keeps its number, and the first is `.0000000001`. "
+        "Without `rotate` one file takes everything.",
     )
-
-    @property
-    def refuses_checkpoint(self) -> tuple[str, str] | None:
-        """See `FileSourceConfig.refuses_checkpoint`."""
-        if self.rotate is None:
-            return None
-        return "rotate", "a full file that was renamed cannot be cut back to a commit; leave it out"
 
 
 COMPONENTS = (

@@ -94,13 +94,15 @@ class SocketSource:
         self._checked_s = self._server.now_s
         limits_s = (config.line_s, config.stall_s, config.idle_s or 1.0)
         self._check_every_s = min(1.0, *(limit_s / 4 for limit_s in limits_s))
-        self._has_ended = False
+        self._has_ended = self._stopped = False
 
     def read(self, limit: int, wait_ms: int) -> Block | None:
         """See `Source.read`; None also where something happened that made no record whole."""
         if self._has_ended:
             raise EndOfStream
         self._release()
+        if self._stopped:
+            return self._rest(limit)
         at_once = any(self._queues.values()) or self._is_over()
         for connection in self._server.round(0 if at_once else wait_ms / 1000):
             self._receive(self._stream(connection))
@@ -110,6 +112,10 @@ class SocketSource:
             self._has_ended = True
             raise EndOfStream
         return block
+
+    def stop(self) -> None:
+        """See `Source`; clients that do not read their answers are not waited for."""
+        self._stopped = True
 
     def position(self) -> Mapping[str, int]:
         """See `Source.position`: none, for what a connection has brought cannot be read again."""
@@ -123,6 +129,12 @@ class SocketSource:
     def answer(self, connection: int, data: bytes) -> bool:
         """Send to a client, without waiting for it; False if it has left."""
         return self._server.send(connection, data)
+
+    def _rest(self, limit: int) -> Block:
+        block = self._next_block(limit)
+        if block is None:
+            raise EndOfStream
+        return block
 
     def _is_over(self) -> bool:
         ends = self._config.until == "last_connection_closed"
