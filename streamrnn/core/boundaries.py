@@ -18,6 +18,7 @@ from streamrnn.rules import Now, Previous
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from streamrnn.core.columns import Records
     from streamrnn.core.links import Links
     from streamrnn.core.lives import Lives
     from streamrnn.events import Array, BoolArray, IntArray
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Carried:
-    """The columns of the batch's rows [g] as the last batch left them, marks of meanwhile applied."""
+    """The columns of the batch's rows [g] as the last batch left them, marks of meanwhile applied.
+
+    `records` are all of them; the others are views of it.
+    """
 
     steps: IntArray
     reset_time: IntArray
@@ -37,6 +41,7 @@ class Carried:
     fresh: NDArray[np.int8]
     fields: Mapping[str, Array]
     rule_columns: list[dict[str, Array]]
+    records: Records
 
 
 @dataclass(slots=True)
@@ -45,13 +50,15 @@ class Boundaries:
 
     `cause` are the bits of all causes; `fresh` how the event finds its state (0 carried, 1 initial, 2
     zeros); `after` the bits of rules that reset behind the event; `timed` is true where the reset before
-    this event happened at its own time, not at that of the event before.
+    this event happened at its own time, not at that of the event before. `quiet` says that nothing is reset
+    in the batch: all of them are 0 or false.
     """
 
     cause: IntArray
     fresh: NDArray[np.int8]
     after: IntArray
     timed: BoolArray
+    quiet: bool = False
 
 
 @dataclass(slots=True)
@@ -167,6 +174,9 @@ class Rules:
 
     def _conclude(self, asking: Asking, before: IntArray, after: IntArray) -> Boundaries:
         links, lives, carried = asking.links, asking.lives, asking.carried
+        if not (self.rules and (before.any() or after.any())):
+            if not (lives.cause.any() or carried.pending.any()):
+                return Boundaries(lives.cause, np.zeros(len(before), np.int8), after, lives.cause != 0, True)
         pending = np.where(lives.exists, links.shifted(after, carried.pending), 0)
         pending_to = links.shifted(self.to(after), carried.fresh)
         fresh = np.where(pending != 0, pending_to, np.int8(0))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from streamrnn.core.rows import put_rows
 
 if TYPE_CHECKING:
     from streamrnn.events import Array, IntArray
@@ -26,24 +29,61 @@ BUILT_IN = {
 
 
 class Columns:
-    """Arrays by name, grown together. dtype "object" holds canonical field values."""
+    """Arrays by name, grown together. dtype "object" holds canonical field values.
+
+    All numbers of a row lie side by side, so that a batch reads and writes one place in memory for each row
+    instead of one for each column; `arrays` holds views of them.
+    """
 
     def __init__(self, dtypes: Mapping[str, str]) -> None:
+        self._objects = [name for name, dtype in dtypes.items() if dtype == "object"]
+        numbers = {name: dtype for name, dtype in dtypes.items() if dtype != "object"}
+        self._record = np.dtype(list(numbers.items()), align=True)
+        self._table = np.zeros(0, self._record)
         self.arrays: dict[str, Array] = {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
         self.capacity = 0
 
     def __getitem__(self, name: str) -> Array:
         return self.arrays[name]
 
+    def take(self, rows: IntArray) -> Records:
+        """A copy of all columns of some rows."""
+        return Records(self._table.take(rows), {name: self.arrays[name][rows] for name in self._objects})
+
+    def put(self, rows: IntArray, records: Records) -> None:
+        """The reverse of `take` for the same number of distinct rows."""
+        put_rows(self._table, rows, records.numbers)
+        for name, values in records.objects.items():
+            self.arrays[name][rows] = values
+
     def grow(self, capacity: int) -> None:
         """Room for more rows; new ones are zero, or None."""
-        for name, array in self.arrays.items():
-            grown = np.full(capacity, None) if array.dtype == object else np.zeros(capacity, array.dtype)
-            grown[: self.capacity] = array
+        table = np.zeros(capacity, self._record)
+        table[: self.capacity] = self._table
+        self._table = table
+        for name in self._objects:
+            grown = np.full(capacity, None)
+            grown[: self.capacity] = self.arrays[name]
             self.arrays[name] = grown
+        for name in self._record.names or ():
+            self.arrays[name] = table[name]
         self.capacity = capacity
 
     def clear(self, rows: IntArray) -> None:
         """As if no event had ever reached these rows."""
         for array in self.arrays.values():
             array[rows] = None if array.dtype == object else 0
+
+
+@dataclass(slots=True)
+class Records:
+    """Columns of some rows, to be read and written by name."""
+
+    numbers: Array
+    objects: dict[str, Array]
+
+    def __getitem__(self, name: str) -> Array:
+        return self.objects[name] if name in self.objects else self.numbers[name]
+
+    def __setitem__(self, name: str, values: Any) -> None:
+        self[name][...] = values

@@ -11,7 +11,7 @@ import numpy as np
 from streamrnn.core import segment
 from streamrnn.core.boundaries import Asking, Boundaries, Carried, Rules
 from streamrnn.core.links import Links, link
-from streamrnn.core.lives import Lives, find_lives, too_far_ahead
+from streamrnn.core.lives import Lives, find_lives, timeless, too_far_ahead
 from streamrnn.core.schedule import cut
 from streamrnn.core.serve import Served, Server
 from streamrnn.core.single import SingleServer
@@ -190,8 +190,12 @@ class Core:
         time = np.zeros(len(batch), np.int64) if batch.time is None else batch.time[order]
         expiry = self._expiry(batch.time, order)
         carried = store.carried(links)
-        lives = find_lives(links, first[order], time, store.columns["last_time"][links.rows], expiry)
+        last_time = carried.records["last_time"]
         given = None if batch.time is None else time
+        if given is None and not store.largest:
+            lives = timeless(first[order])
+        else:
+            lives = find_lives(links, first[order], time, last_time, expiry)
         fields = {path: column[order] for path, column in fields.items()}
         bounds = self.rules.apply(Asking(links, lives, carried, given, fields))
         inputs = self._keyed_features(batch, links, lives, bounds, time)
@@ -250,34 +254,35 @@ class Core:
 
     def _store_columns(self, plan: Plan, steps: IntArray) -> None:
         """The row columns as the last event of each row leaves them."""
-        rows, last = plan.links.rows, plan.links.lasts
-        columns, after = self.store.columns, plan.bounds.after[last]
+        rows, last, records = plan.links.rows, plan.links.lasts, plan.carried.records
         numbers = self.store.sequence + 1 + plan.links.order
         positions = np.zeros(len(numbers), np.int64)
         if plan.batch.positions is not None:
             positions = plan.batch.positions[plan.links.order]
-        self._store_resets(plan, rows, last, numbers, positions)
-        columns["sequence"][rows] = numbers[last]
-        columns["position"][rows] = positions[last]
-        columns["last_time"][rows] = plan.lives.now[last]
-        columns["steps"][rows] = steps[last]
-        columns["epoch"][rows] = self.store.epoch
-        columns["pending"][rows] = 0
-        columns["fresh"][rows] = 0
+        self._store_resets(plan, last, numbers, positions)
+        records["sequence"] = numbers[last]
+        records["position"] = positions[last]
+        records["last_time"] = plan.lives.now[last]
+        records["steps"] = steps[last]
+        records["epoch"] = self.store.epoch
+        records["pending"] = 0
+        records["fresh"] = 0
         for path in self.store.kept_fields:
-            columns[f"field:{path}"][rows] = plan.fields[path][last]
-        for names, values in zip(self.store.rule_columns, plan.carried.rule_columns, strict=True):
-            for name, stored in names.items():
-                columns[stored][rows] = values[name]
+            records[f"field:{path}"] = plan.fields[path][last]
+        self.store.columns.put(rows, records)
+        if plan.bounds.quiet:
+            return
+        after = plan.bounds.after[last]
         reset = after != 0
         if reset.any():
             self.store.reset(rows[reset], after[reset], self.rules.to(after[reset]))
 
-    def _store_resets(
-        self, plan: Plan, rows: IntArray, last: IntArray, numbers: IntArray, positions: IntArray
-    ) -> None:
+    def _store_resets(self, plan: Plan, last: IntArray, numbers: IntArray, positions: IntArray) -> None:
         """When and where each row was reset last."""
-        bounds, now, columns = plan.bounds, plan.lives.now, self.store.columns
+        bounds, now, records = plan.bounds, plan.lives.now, plan.carried.records
+        if bounds.quiet:
+            records["reset_known"] = True
+            return
         start, after = plan.segment_start[last], bounds.after[last] != 0
         inside = ~after & (bounds.fresh[start] != 0)
         at_event = after | bounds.timed[start]
@@ -286,11 +291,11 @@ class Core:
         behind = np.where(plan.links.starts[start], plan.carried.reset_time, now[np.maximum(start - 1, 0)])
         time = np.where(at_event, own_time, behind)
         changed = after | inside
-        columns["reset_time"][rows] = np.where(changed, time, plan.carried.reset_time)
-        columns["reset_known"][rows] = True
+        records["reset_time"] = np.where(changed, time, plan.carried.reset_time)
+        records["reset_known"] = True
         where = np.where(after, last, start)
-        columns["reset_sequence"][rows[changed]] = numbers[where[changed]]
-        columns["reset_position"][rows[changed]] = positions[where[changed]]
+        records["reset_sequence"][changed] = numbers[where[changed]]
+        records["reset_position"][changed] = positions[where[changed]]
 
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streamrnn.events import BoolArray, IntArray
 
 
-@dataclass(slots=True)
+@dataclass
 class Segments:
     """The s segments of a batch, longest first, so that those still running are always the first ones.
 
@@ -35,34 +35,38 @@ class Segments:
     fresh: NDArray[np.int8]
     kept: BoolArray
 
+    def __post_init__(self) -> None:
+        self._falling = -self.lengths
+
     def events(self, k: int, start: int, stop: int) -> IntArray:
         """Batch indices of the k-th events of segments start..stop."""
         return self.order[self.begins[start:stop] + k]
 
     def running(self, k: int) -> int:
         """How many segments have more than k events."""
-        return int(np.searchsorted(-self.lengths, -k, side="left"))
+        return int(np.searchsorted(self._falling, -k, side="left"))
 
 
 def cut(links: Links, bounds: Boundaries) -> tuple[Segments, IntArray, IntArray]:
     """Segments, and for each event in sorted order: where its segment starts, and its place in it from 0."""
-    starts = links.starts | (bounds.fresh != 0)
-    begins = np.flatnonzero(starts)
-    number = np.cumsum(starts) - 1
-    start = begins[number]
-    run = np.searchsorted(links.begins, begins, side="right") - 1
-    lengths = np.diff(np.append(begins, len(starts)))
-    kept = np.append(run[1:] != run[:-1], True)
+    n = len(links.order)
+    if bounds.quiet:
+        begins, rows, fresh = links.begins, links.rows, bounds.fresh[: len(links.begins)]
+        kept = np.ones(len(begins), np.bool_)
+    else:
+        begins = np.flatnonzero(links.starts | (bounds.fresh != 0))
+        run = np.searchsorted(links.begins, begins, side="right") - 1
+        kept = np.append(run[1:] != run[:-1], True)
+        rows, fresh = links.rows[run], bounds.fresh[begins]
+    lengths = np.diff(begins, append=n)
+    if len(begins) == n:
+        return Segments(links.order, begins, lengths, rows, fresh, kept), begins, np.zeros(n, np.int64)
+    start = np.repeat(begins, lengths)
     longest = np.argsort(-lengths, kind="stable")
     segments = Segments(
-        links.order,
-        begins[longest],
-        lengths[longest],
-        links.rows[run][longest],
-        bounds.fresh[begins][longest],
-        kept[longest],
+        links.order, begins[longest], lengths[longest], rows[longest], fresh[longest], kept[longest]
     )
-    return segments, start, np.arange(len(starts)) - start
+    return segments, start, np.arange(n) - start
 
 
 def buckets(lengths: IntArray) -> list[tuple[int, int]]:

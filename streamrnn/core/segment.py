@@ -32,7 +32,8 @@ def freeze(store: Store, rows: IntArray, base: bool) -> Callable[[], bytes]:
     key_of = store.keys.key_of
     keys = [key_of[row] for row in rows.tolist()]
     gone = store.keys.gone.items()
-    columns = {name: column[rows] for name, column in store.columns.arrays.items()}
+    records = store.columns.take(rows)
+    columns = {name: records[name] for name in store.columns.arrays}
     state = store.slab.read(rows)
     header = _header(store, base)
     store.dirty.clear()
@@ -61,7 +62,7 @@ def _bytes(
             packed = pack([to_bytes(value) for value in column])
             tensors[f"{name}.bytes"], tensors[f"{name}.offsets"] = packed
         else:
-            tensors[f"column.{name}"] = column
+            tensors[f"column.{name}"] = np.ascontiguousarray(column)
     for name, array in state.items():
         tensors[f"state.{name}"] = np.ascontiguousarray(array)
     return save(tensors, metadata={"streamrnn": json.dumps(header, sort_keys=True)})

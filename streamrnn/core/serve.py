@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamrnn.core.rows import all_finite, put_rows
 from streamrnn.core.schedule import Segments, buckets
 from streamrnn.errors import ModelError
 
@@ -75,9 +76,8 @@ class Server:
         n = len(next(iter(y.values())))
         ok = np.ones(n, np.bool_) & self.slab.healthy(state, None)
         for array in y.values():
-            finite = np.isfinite(array) if array.dtype.kind == "f" else ok
-            if not finite.all():
-                ok &= finite.reshape(n, -1).all(axis=1)
+            if not all_finite(array):
+                ok &= np.isfinite(array).reshape(n, -1).all(axis=1)
         return ok
 
     def _bisect(
@@ -117,7 +117,7 @@ class _Run:
             if served.refused:
                 return
             for name, array in served.y.items():
-                array[events] = y[name]
+                put_rows(array, events, y[name])
             self._finish(state, running, stop, start)
             if running > start:
                 state = slab.narrow(state, 0, running - start)
@@ -160,4 +160,4 @@ class _Run:
 
 
 def _pick(inputs: Mapping[str, Array], events: IntArray) -> dict[str, Array]:
-    return {name: array[events] for name, array in inputs.items()}
+    return {name: array.take(events, axis=0) for name, array in inputs.items()}

@@ -95,7 +95,7 @@ class Store:
 
     def carried(self, links: Links) -> Carried:
         """Columns of a batch's rows, with resets of all keys since a row's last event applied."""
-        column = {name: array[links.rows] for name, array in self.columns.arrays.items()}
+        column = self.columns.take(links.rows)
         for bits, epoch in self.epochs.items():
             stale = column["epoch"] < epoch
             column["pending"][stale] |= bits
@@ -110,6 +110,7 @@ class Store:
             column["fresh"],
             {path: column[f"field:{path}"] for path in self.kept_fields},
             [{name: column[stored] for name, stored in names.items()} for names in self.rule_columns],
+            column,
         )
 
     def reset(self, rows: IntArray, causes: IntArray, fresh: Any) -> None:
