@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from streamrnn.events import Array, IntArray
 
-_WIDE_BYTES = 16
+_WIDE_BYTES, _MANY = 16, 4096
 
 
 def put_rows(array: Array, rows: IntArray, values: Array) -> None:
@@ -31,7 +31,7 @@ def all_finite(array: Array) -> bool:
     """Whether every number is finite."""
     if array.dtype.kind != "f":
         return True
-    if array.dtype.itemsize >= 4 and array.flags.c_contiguous:
+    if array.size >= _MANY and array.dtype.itemsize >= 4 and array.flags.c_contiguous:
         flat = array.reshape(-1)
         # A sum of squares is finite only if all of them are, and needs no array of its own.
         with np.errstate(over="ignore", invalid="ignore"):

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+CALL_STEPS = 60
+"""Steps of one row that take about as long as calling a small model."""
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -70,10 +73,16 @@ def cut(links: Links, bounds: Boundaries) -> tuple[Segments, IntArray, IntArray]
 
 
 def buckets(lengths: IntArray) -> list[tuple[int, int]]:
-    """Ranges of segments of similar length, `lengths` falling: at most a third of a bucket is padding."""
+    """Ranges of segments to scan together, `lengths` falling.
+
+    Of each bucket at most a third is padding, or as many steps as a call of its own would cost.
+    """
     ranges, start = [], 0
     while start < len(lengths):
-        stop = int(np.searchsorted(-lengths, -(2 * int(lengths[start]) // 3), side="left"))
-        ranges.append((start, max(stop, start + 1)))
-        start = ranges[-1][1]
+        longest = int(lengths[start])
+        padding = np.cumsum(longest - lengths[start:])
+        alike = int(np.searchsorted(-lengths, -(2 * longest // 3), side="left"))
+        stop = max(alike, start + int(np.searchsorted(padding, CALL_STEPS, side="right")))
+        ranges.append((start, stop))
+        start = stop
     return ranges

@@ -40,7 +40,7 @@ class Server:
     backend: Backend
     slab: Slab
     max_norm: float | None = None
-    scan_below: int = 24
+    scan_below: int = 40
 
     def run(self, segments: Segments, inputs: Mapping[str, Array], n: int) -> Served:
         """Serve all segments of a batch of n events; `inputs` arrays [n, *shape] in batch order."""

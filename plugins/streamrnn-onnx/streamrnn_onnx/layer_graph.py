@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 OPSET = 17
 IR_VERSION = 8
 ROWS, STEPS = "batch", "steps"
+LENS = "steps:lens"
 _GATES = {
     "lstm": GateOrder(PYTORCH_LSTM, ONNX_LSTM).blocks,
     "gru": GateOrder(PYTORCH_GRU, ONNX_GRU).blocks,
@@ -48,9 +49,12 @@ def has_time(layers: Sequence[LayerPlan]) -> bool:
     return bool(recurrent) and not projected
 
 
-def make_model(model: LoadedModel) -> ModelProto:
-    """The graph with its weights. Raises `OptionError` for an output named like an input."""
-    return _Maker(model).make()
+def make_model(model: LoadedModel, lens: bool = False) -> ModelProto:
+    """The graph with its weights. Raises `OptionError` for an output named like an input.
+
+    With `lens` it takes one input more, `LENS` int32 [batch]: after how many steps each row's state is told.
+    """
+    return _Maker(model, lens).make()
 
 
 def exported(options: Any, given: Mapping[str, TensorSpec], context: Context) -> bytes:
@@ -61,8 +65,9 @@ def exported(options: Any, given: Mapping[str, TensorSpec], context: Context) ->
 
 
 class _Maker:
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: LoadedModel, lens: bool) -> None:
         self.model = model
+        self.lens = LENS if lens else ""
         self.time = has_time(model.plan.layers)
         self.rank = 3 if self.time else 2
         self.nodes: list[Any] = []
@@ -81,10 +86,13 @@ class _Maker:
             values[layer.name] = self._layer(layer, values)
         for name, layer_name in plan.outputs.items():
             self.add("Identity", [values[layer_name]], name)
+        ports = [*map(self._port, inputs.values()), *(self._state_port(t.name, t) for t in states)]
+        if self.lens:
+            ports.append(helper.make_tensor_value_info(LENS, TensorProto.INT32, [ROWS]))
         graph = helper.make_graph(
             self.nodes,
             "layers",
-            [*map(self._port, inputs.values()), *(self._state_port(t.name, t) for t in states)],
+            ports,
             [
                 *map(self._port, plan.description.outputs),
                 *(self._state_port(f"{t.name}_next", t) for t in states),
@@ -155,7 +163,7 @@ class _Maker:
         after = [f"{name}/{s}_next" for s in cell.states]
         self.nodes.append(
             helper.make_node(
-                layer.kind.upper(), [x, *constants, "", *before], [f"{name}/all", *after], name=name,
+                layer.kind.upper(), [x, *constants, self.lens, *before], [f"{name}/all", *after], name=name,
                 hidden_size=cell.hidden, **_attributes(layer),
             )
         )  # fmt: skip

@@ -50,13 +50,15 @@ def build(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Context)
     plan = plan_model(OnnxConfig(path="layers"), {s.name: s for s in described.inputs}, read_graph(proto))
     reading = _reading(plan)
     outputs = {name: output_layout(port, reading) for name, port in plan.outputs.items()}
-    opened = open_session(proto.SerializeToString(), config.providers, config.threads)
+    scans = _may_scan(model)
+    served = make_model(model, lens=True) if scans else proto
+    opened = open_session(served.SerializeToString(), config.providers, config.threads)
     return OnnxLayers(
         plan.chosen(reading),
         {name: layout for name, layout in outputs.items() if layout is not None},
         replace(described, state=model.state(FORMULAS, opened.provider)),
         opened.session,
-        _may_scan(model),
+        scans,
         [Fact("provider", opened.provider, "", "; ".join(opened.passed_over))],
     )
 
