@@ -111,6 +111,9 @@ class Rules:
     def apply(self, asking: Asking) -> Boundaries:
         """Ask every rule. The rules' own columns in `asking.carried` are left as the batch leaves them."""
         n = len(asking.lives.cause)
+        if not self.rules and not asking.lives.cause.any() and not asking.carried.pending.any():
+            nothing = np.zeros(n, np.int64)
+            return Boundaries(nothing, np.zeros(n, np.int8), nothing, nothing != 0, quiet=True)
         fired = {"before": np.zeros(n, np.int64), "after": np.zeros(n, np.int64)}
         everywhere = slice(None)
         for bit, rule in self.bits:
@@ -174,9 +177,8 @@ class Rules:
 
     def _conclude(self, asking: Asking, before: IntArray, after: IntArray) -> Boundaries:
         links, lives, carried = asking.links, asking.lives, asking.carried
-        if not (self.rules and (before.any() or after.any())):
-            if not (lives.cause.any() or carried.pending.any()):
-                return Boundaries(lives.cause, np.zeros(len(before), np.int8), after, lives.cause != 0, True)
+        if not (before.any() or after.any() or lives.cause.any() or carried.pending.any()):
+            return Boundaries(before, np.zeros(len(before), np.int8), after, before != 0, quiet=True)
         pending = np.where(lives.exists, links.shifted(after, carried.pending), 0)
         pending_to = links.shifted(self.to(after), carried.fresh)
         fresh = np.where(pending != 0, pending_to, np.int8(0))

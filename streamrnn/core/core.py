@@ -200,7 +200,7 @@ class Core:
         bounds = self.rules.apply(Asking(links, lives, carried, given, fields))
         inputs = self._keyed_features(batch, links, lives, bounds, time)
         segments, start, place = cut(links, bounds)
-        served = self._server.run(segments, inputs, len(batch))
+        served = self._server.run(segments, inputs)
         return Plan(batch, links, lives, bounds, carried, fields, given, start, place, served)
 
     def _expiry(self, time: IntArray | None, order: IntArray) -> IntArray | None:
@@ -240,15 +240,19 @@ class Core:
             seen = self.store.largest.get(plan.batch.source)
             largest = int(plan.batch.time.max())
             self.store.largest[plan.batch.source] = largest if seen is None else max(largest, seen)
-        out = Outputs(index, plan.served.y, np.empty_like(steps), np.empty_like(steps), refused)
+        y = plan.served.y(self.backend.outputs, len(index))
+        out = Outputs(index, y, np.empty_like(steps), np.zeros_like(steps), refused)
         out.steps[plan.links.order] = steps
-        out.cause[plan.links.order] = plan.bounds.cause
+        if not plan.bounds.quiet:
+            out.cause[plan.links.order] = plan.bounds.cause
         return out
 
     def _steps(self, plan: Plan) -> IntArray:
         """int64 [n], sorted: the number of each event since its last reset, from 1."""
         links, fresh = plan.links, plan.bounds.fresh
         run = np.cumsum(links.starts) - 1
+        if plan.bounds.quiet:
+            return plan.carried.steps[run] + plan.place + 1
         before = np.where(fresh[plan.segment_start] == 0, plan.carried.steps[run], 0)
         return before + plan.place + 1
 
@@ -256,9 +260,8 @@ class Core:
         """The row columns as the last event of each row leaves them."""
         rows, last, records = plan.links.rows, plan.links.lasts, plan.carried.records
         numbers = self.store.sequence + 1 + plan.links.order
-        positions = np.zeros(len(numbers), np.int64)
-        if plan.batch.positions is not None:
-            positions = plan.batch.positions[plan.links.order]
+        given = plan.batch.positions
+        positions = np.zeros_like(numbers) if given is None else given[plan.links.order]
         self._store_resets(plan, last, numbers, positions)
         records["sequence"] = numbers[last]
         records["position"] = positions[last]

@@ -39,37 +39,51 @@ class Segments:
     kept: BoolArray
 
     def __post_init__(self) -> None:
-        self._falling = -self.lengths
+        ended = np.cumsum(np.bincount(self.lengths))
+        self._running: list[int] = (len(self.lengths) - ended).tolist()
 
     def events(self, k: int, start: int, stop: int) -> IntArray:
         """Batch indices of the k-th events of segments start..stop."""
-        return self.order[self.begins[start:stop] + k]
+        begins = self.begins[start:stop]
+        return self.order[begins + k if k else begins]
 
     def running(self, k: int) -> int:
         """How many segments have more than k events."""
-        return int(np.searchsorted(self._falling, -k, side="left"))
+        return self._running[k] if k < len(self._running) else 0
 
 
 def cut(links: Links, bounds: Boundaries) -> tuple[Segments, IntArray, IntArray]:
     """Segments, and for each event in sorted order: where its segment starts, and its place in it from 0."""
     n = len(links.order)
     if bounds.quiet:
-        begins, rows, fresh = links.begins, links.rows, bounds.fresh[: len(links.begins)]
-        kept = np.ones(len(begins), np.bool_)
+        begins, run = links.begins, None
     else:
         begins = np.flatnonzero(links.starts | (bounds.fresh != 0))
         run = np.searchsorted(links.begins, begins, side="right") - 1
-        kept = np.append(run[1:] != run[:-1], True)
-        rows, fresh = links.rows[run], bounds.fresh[begins]
+    start, place, longest = begins, np.zeros(n, np.int64), None
     lengths = np.diff(begins, append=n)
-    if len(begins) == n:
-        return Segments(links.order, begins, lengths, rows, fresh, kept), begins, np.zeros(n, np.int64)
-    start = np.repeat(begins, lengths)
-    longest = np.argsort(-lengths, kind="stable")
-    segments = Segments(
-        links.order, begins[longest], lengths[longest], rows[longest], fresh[longest], kept[longest]
-    )
-    return segments, start, np.arange(n) - start
+    if len(begins) < n:
+        start = np.repeat(begins, lengths)
+        place = np.arange(n) - start
+        longest = _longest_first(lengths)
+        begins, lengths = begins[longest], lengths[longest]
+    if run is None:
+        rows = links.rows if longest is None else links.rows[longest]
+        fresh, kept = bounds.fresh[: len(rows)], np.ones(len(rows), np.bool_)
+    else:
+        kept = np.append(run[1:] != run[:-1], True)
+        if longest is not None:
+            run, kept = run[longest], kept[longest]
+        rows, fresh = links.rows[run], bounds.fresh[begins]
+    return Segments(links.order, begins, lengths, rows, fresh, kept), start, place
+
+
+def _longest_first(lengths: IntArray) -> IntArray:
+    """Indices, equal lengths in their order. Most segments are single events: only the others are sorted."""
+    single = lengths == 1
+    several = np.flatnonzero(~single)
+    several = several[np.argsort(-lengths[several], kind="stable")]
+    return np.concatenate([several, np.flatnonzero(single)])
 
 
 def buckets(lengths: IntArray) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from streamrnn_onnx.layer_graph import LENS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streamrnn.backend import Arrays
+    from streamrnn.backend import Arrays, Description, Fact
+    from streamrnn_onnx.axes import Layout
+    from streamrnn_onnx.plan import Plan
 
     IntArray = NDArray[np.int64]
 
@@ -22,28 +25,55 @@ if TYPE_CHECKING:
 class OnnxLayers(OnnxBackend):
     """See `OnnxBackend`. `step` raises `ModelError` for an index that an embedding has no row for.
 
-    A graph that scans is told after how many steps each row ends, so that a scan is one call.
+    `session` has the graph of one step, which leaves out outputs that are states, `known` by name.
+    `sequences` has that of several, told after how many each row ends; None if there is no scan.
     """
 
+    def __init__(
+        self,
+        plan: Plan,
+        outputs: Mapping[str, Layout],
+        description: Description,
+        session: Any,
+        sequences: Any,
+        known: Mapping[str, str],
+        facts: Sequence[Fact] = (),
+    ) -> None:
+        super().__init__(plan, outputs, description, session, sequences is not None, facts)
+        self._sequences, self._known = sequences, known
+        asked = [spec.name for spec in self.outputs if spec.name not in known]
+        self._step_asked = [*self._after.values(), *asked]
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        super().close()
+        self._sequences = None
+
     def step(self, state: Arrays, x: Arrays) -> tuple[Arrays, Arrays]:
-        """See `Backend.step`: what `call` does for one step, without a plan to look into."""
-        feeds = self._checked(x)
-        if self.has_steps:
-            feeds = {name: array[None] for name, array in feeds.items()}
-        found = self._run(state, feeds, 1)
-        y = {spec.name: found[spec.name][0] if self.has_steps else found[spec.name] for spec in self.outputs}
-        return self._after_of(found), y
+        """See `Backend.step`."""
+        feeds = {**self._checked(x), **self._states_of(state)}
+        if not self.has_steps:
+            found = run(self._session, self._step_asked, feeds)
+        else:
+            found = run(self._session, self._step_asked, {name: array[None] for name, array in feeds.items()})
+            found = {name: array[0] for name, array in found.items()}
+        new_state = {name: found[after] for name, after in self._after.items()}
+        known = self._known
+        y = {s.name: new_state[known[s.name]] if s.name in known else found[s.name] for s in self.outputs}
+        return new_state, y
 
     def _scan(self, state: Arrays, x: Arrays, lens: IntArray) -> tuple[Arrays, Arrays, IntArray]:
         """See `Backend.scan`; indices behind a row's end may be anything."""
         n, t = next(iter(x.values())).shape[:2]
         valid = np.arange(t) < np.asarray(lens)[:, None]
-        known = {spec.name for spec in self.inputs if spec.high is not None}
-        x = {name: np.where(valid[:, :, None], a, 0) if name in known else a for name, a in x.items()}
+        indices = {spec.name for spec in self.inputs if spec.high is not None}
+        x = {name: np.where(valid[:, :, None], a, 0) if name in indices else a for name, a in x.items()}
         feeds = {name: np.ascontiguousarray(a.swapaxes(0, 1)) for name, a in self._checked(x).items()}
-        found = self._run(state, feeds, lens)
+        feeds |= {**self._states_of(state), LENS: np.asarray(lens, np.int32)}
+        found = run(self._sequences, self._asked, feeds)
+        new_state = {name: found[after] for name, after in self._after.items()}
         y = {spec.name: found[spec.name].swapaxes(0, 1) for spec in self.outputs}
-        new_state, bad_at = self._after_of(found), np.full(n, -1)
+        bad_at = np.full(n, -1)
         # What is not finite once shows in every state behind it, and so in the last: activations are tanh.
         if not all(map(all_finite, found.values())):
             for row in range(n):
@@ -51,14 +81,8 @@ class OnnxLayers(OnnxBackend):
                 bad_at[row] = self._first_bad(first, x, row, int(lens[row]))
         return new_state, y, bad_at
 
-    def _run(self, state: Arrays, feeds: Arrays, lens: IntArray | int) -> Arrays:
-        """All that is asked of the graph for inputs of one or several steps."""
-        for tensor in self.state.tensors:
-            feeds[tensor.name] = np.ascontiguousarray(state[tensor.name])
-        if self.scan is not None:
-            rows = next(iter(feeds.values())).shape[1]
-            feeds[LENS] = np.full(rows, lens, np.int32)
-        return run(self._session, self._asked, feeds)
+    def _states_of(self, state: Arrays) -> Arrays:
+        return {name: np.ascontiguousarray(state[name]) for name in self._after}
 
     def _checked(self, x: Arrays) -> Arrays:
         feeds = {spec.name: np.ascontiguousarray(x[spec.name], spec.dtype) for spec in self.inputs}
@@ -66,9 +90,6 @@ class OnnxLayers(OnnxBackend):
             if spec.high is not None:
                 _check(spec.name, feeds[spec.name], spec.high)
         return feeds
-
-    def _after_of(self, found: Arrays) -> Arrays:
-        return {name: found[after] for name, after in self._after.items()}
 
 
 def _check(name: str, indices: Any, high: int) -> None:
