@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-CALL_STEPS = 60
+CALL_STEPS = 80
 """Steps of one row that take about as long as calling a small model."""
 
 if TYPE_CHECKING:

@@ -173,9 +173,9 @@ class _Run:
             state, y, bad_at = scan(state, _pick(self.inputs, events), lens)
         except Exception:
             return False
-        if (bad_at >= 0).any():
+        if bad_at.max() >= 0:
             return False
-        valid = place < lens[:, None]
+        valid = (place < lens[:, None]).nonzero()
         self.served.answers.append((events[valid], {name: array[valid] for name, array in y.items()}))
         self._finish(state, start, stop, start)
         return True
