@@ -13,7 +13,7 @@ from streamrnn.config import checks
 from streamrnn.config import model as m
 from streamrnn.config.problems import Path, from_option_error, problem
 from streamrnn.config.spec import REFUSE_MISSING, SECONDS, Chosen, ElapsedItem, Item, PipelineSpec
-from streamrnn.core import Core
+from streamrnn.core import Core, Shards
 from streamrnn.core.probe import Verdict, probe, settle
 from streamrnn.core.wrap import Chunked, WithContext
 from streamrnn.errors import ConfigError, ModelError, OptionError
@@ -66,7 +66,7 @@ def _parts(
     dead_letter = spec.file.dead_letter
     rules = reset_rules(spec)
     stage = event_stage(spec, backend, rules, context)
-    core = Core(backend, rules, elapsed_features(spec, context), core_limits(spec))
+    elapsed, limits = elapsed_features(spec, context), core_limits(spec)
     decoder: Codec = _build(spec.decode, context)
     encoder: Codec = _build(spec.encode, context)
     decode = _decode(decoder, spec, stage)
@@ -83,7 +83,7 @@ def _parts(
         event=stage,
         backend_name=backend.label or spec.model.component.name,
         backend=backend,
-        core=core,
+        shards=Shards(lambda: Core(backend, rules, elapsed, limits), getattr(source, "partitioned", False)),
         encode=encode_stage(spec, backend),
         format=encoder.encoder(),
         sink=sink,

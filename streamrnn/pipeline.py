@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from streamrnn.backend import Backend
     from streamrnn.commit.writer import Commits
-    from streamrnn.core import Core
+    from streamrnn.core import Shards
     from streamrnn.core.probe import Verdict
     from streamrnn.events import Column, Columns, IntArray
     from streamrnn.ports import Sink, Source
@@ -36,7 +36,7 @@ class Parts:
     event: EventStage
     backend_name: str
     backend: Backend
-    core: Core
+    shards: Shards
     encode: EncodeStage
     format: Callable[[Mapping[str, Column], int], tuple[bytes, IntArray]]
     sink: Sink
@@ -72,32 +72,32 @@ class Pipeline:
     def _turn(self, wait_ms: int) -> Report | None:
         parts = self.parts
         while self.commands:
-            parts.core.mark(self.commands.popleft())
+            parts.shards.mark(self.commands.popleft())
         try:
             block = parts.source.read(parts.max_batch_events, wait_ms)
         except EndOfStream:
             return None
         if isinstance(block, Mark):
-            parts.core.mark(block)
-            return Report(live_keys=len(parts.core))
+            parts.shards.mark(block)
+            return Report(live_keys=len(parts.shards))
         if block:
             return self._serve(block)
         self._idle()
-        return Report(live_keys=len(parts.core))
+        return Report(live_keys=len(parts.shards))
 
     def _serve(self, block: Block) -> Report:
         """The way of an event: decode, event, core, encode, write."""
-        parts = self.parts
+        parts, core = self.parts, self.parts.shards.of(block.origin)
         decoded = parts.decode(block)
         batch, records, refused = parts.event.read(decoded, block)
-        outputs = parts.core.process(batch)
+        outputs = core.process(batch)
         refused |= {int(records[i]): reason for i, reason in outputs.refused.items()}
         rejected = tuple(_rejected(block, i, refused[i]) for i in sorted(refused))
-        columns = parts.encode.columns(Answered(outputs, batch, parts.core.cause_names), decoded, records)
+        columns = parts.encode.columns(Answered(outputs, batch, core.cause_names), decoded, records)
         buffer, ends = parts.format(columns, len(outputs))
         keys = [batch.keys[i] for i in outputs.accepted.tolist()]
         parts.sink.write(OutBlock(buffer, ends, keys, records[outputs.accepted], block, rejected))
-        report = Report(len(block), len(outputs), len(parts.core), rejected)
+        report = Report(len(block), len(outputs), len(parts.shards), rejected)
         self._report(block, report)
         return report
 

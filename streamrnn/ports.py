@@ -94,7 +94,8 @@ class Source(Protocol):
     """Where records come from. `read` is called on one thread until it raises EndOfStream, then `close`.
 
     One that has connections may offer `answer(connection, data) -> bool`: bytes for the client that
-    `Block.connection` numbers, false if it has left.
+    `Block.connection` numbers, false if it has left. With `partitioned = True`, keys, limits and largest
+    times are a partition's own.
     """
 
     def read(self, limit: int, wait_ms: int) -> Block | Mark | None:

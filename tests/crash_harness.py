@@ -162,7 +162,7 @@ class Job:
             run(pipeline, stopping, lambda report: None)
         finally:
             self.promised = max(kept)
-        return exported(pipeline.parts.core)
+        return {partition: exported(core) for partition, core in pipeline.parts.shards.items()}
 
     def probed(self, backend):
         if self.verdict is None:
@@ -181,7 +181,8 @@ class Job:
 def exported(core):
     """All state, sorted by key; no row numbers, which depend on how often a run began anew."""
     store = core.store
-    rows = sorted((key, row) for row, key in enumerate(store.keys.key_of) if key is not None)
+    named = enumerate(map(store.keys.names.key, range(len(store.keys.names))))
+    rows = sorted((key, row) for row, key in named if key is not None)
     index = [row for _, row in rows]
     columns = {name: array[index].tolist() for name, array in store.columns.arrays.items()}
     tensors = {name: array.tobytes() for name, array in store.slab.read(index).items()}

@@ -82,7 +82,7 @@ def test_a_folder_without_commits_is_told(tmp_path):
 
 
 def test_it_is_the_state_that_the_core_has():
-    states = keys.load(FileSystem(), JOB)
+    (states,) = keys.load(FileSystem(), JOB)
     assert states.tensors["s"].dtype == np.float64
     assert states.columns["sequence"].max() == 43
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toys import Toy, formula_model, make_case, numpy_model
 
-from streamrnn.core import Core
+from streamrnn.core import Core, key_index
 from streamrnn.definition import Definition
 from streamrnn.events import Mark
 
@@ -52,6 +52,13 @@ def answers_of(outputs, n):
     return rows
 
 
+def rows_by_key(core):
+    names = core.store.keys.names
+    held = {names.key(row): row for row in range(len(names)) if names.key(row) is not None}
+    assert core.store.keys.index.find(list(held)).tolist() == list(held.values())
+    return held
+
+
 def row_of(answer):
     if answer.refused:
         return None
@@ -61,7 +68,7 @@ def row_of(answer):
 def held(core):
     """Key -> state and columns, as canonical as the definition's."""
     out = {}
-    for key, row in core.store.keys.row_of.items():
+    for key, row in rows_by_key(core).items():
         at = np.array([row])
         state = {name: array[0].tobytes() for name, array in core.store.slab.read(at).items()}
         out[key] = (state, *(int(core.store.columns[c][row]) for c in ("last_time", "steps", "sequence")))
@@ -82,9 +89,7 @@ def expected(definition):
 def drop_marked(core, table):
     """Rows that a mark reset: the core does it when they are next seen, the definition at once."""
     newest = max(core.store.epochs.values(), default=0)
-    return {
-        k: v for k, v in table.items() if core.store.columns["epoch"][core.store.keys.row_of[k]] == newest
-    }
+    return {k: v for k, v in table.items() if core.store.columns["epoch"][rows_by_key(core)[k]] == newest}
 
 
 @pytest.mark.parametrize("block", range(20))
@@ -97,7 +102,7 @@ def test_any_mix_of_rules_keys_times_rejects_and_cuts(block):
             core, rows = by_core(case, cuts, Toy(scans=seed % 3 > 0))
             assert rows == want, seed
             assert core.store.sequence == definition.sequence
-            assert sorted(core.store.keys.row_of) == sorted(definition.keys), seed
+            assert sorted(rows_by_key(core)) == sorted(definition.keys), seed
             assert drop_marked(core, held(core)) == drop_marked(core, expected(definition)), seed
             assert [n for n, _ in core.store.keys.gone.items()] == list(definition.gone), seed
 
@@ -134,3 +139,14 @@ def test_snapshot_and_deltas_into_a_new_core_at_any_cut(block):
             return fresh
 
         assert by_core(case, random.Random(seed + 1), between=move)[1] == want, seed
+
+
+def test_with_the_table_of_many_keys(monkeypatch):
+    monkeypatch.setattr(key_index, "_WIDE_FROM", 0)
+    monkeypatch.setattr(key_index, "_FEW", 2)
+    for seed in range(70_000, 70_100):
+        case = make_case(seed)
+        definition, answers = by_definition(case)
+        core, rows = by_core(case, random.Random(seed), Toy())
+        assert rows == [row_of(answer) for answer in answers], seed
+        assert drop_marked(core, held(core)) == drop_marked(core, expected(definition)), seed

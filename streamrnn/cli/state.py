@@ -29,31 +29,39 @@ def _of_a_commit(function: _F) -> _F:
     return click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, exists=True))(function)
 
 
+_of_a_partition = click.option("--partition", help="Which of the source's partitions, if it has several.")
+
+
 @command.command("ls")
 @_of_a_commit
 def ls(folder: str, commit: int | None) -> None:
     """The keys, and for each the events since its last reset, the number of its last event and its time."""
-    states = _load(folder, commit)
-    click.echo("key\tsteps\tsequence\tlast_time")
-    for key in sorted(states.rows):
-        facts = states.facts(key)
-        click.echo(f"{json.dumps(key)}\t{facts['steps']}\t{facts['sequence']}\t{facts['last_time']}")
+    found = _load(folder, commit)
+    partitioned = any(states.partition for states in found)
+    click.echo("\t".join([*["partition"] * partitioned, "key", "steps", "sequence", "last_time"]))
+    for states in found:
+        for key in sorted(states.rows):
+            facts = states.facts(key)
+            named = [*[states.partition] * partitioned, json.dumps(key)]
+            click.echo("\t".join([*named, *(str(facts[n]) for n in ("steps", "sequence", "last_time"))]))
 
 
 @command.command("get")
 @_of_a_commit
+@_of_a_partition
 @click.argument("key")
-def get(folder: str, commit: int | None, key: str) -> None:
+def get(folder: str, commit: int | None, partition: str | None, key: str) -> None:
     """The model's state of KEY, by tensor."""
-    click.echo(json.dumps(_load(folder, commit).state(key)))
+    click.echo(json.dumps(_load_partition(folder, commit, partition).state(key)))
 
 
 @command.command("inspect")
 @_of_a_commit
+@_of_a_partition
 @click.argument("key")
-def inspect(folder: str, commit: int | None, key: str) -> None:
+def inspect(folder: str, commit: int | None, partition: str | None, key: str) -> None:
     """What is known of KEY beside its state: last event, last reset, and resets its next event will show."""
-    states = _load(folder, commit)
+    states = _load_partition(folder, commit, partition)
     for name, value in {"commit": states.number, **states.facts(key)}.items():
         click.echo(f"{name}\t{json.dumps(value, default=repr)}")
 
@@ -92,11 +100,18 @@ def diff(folder: str, before: int, after: int) -> None:
     """Keys that came, went or changed between the commits BEFORE and AFTER, with the tensors that moved."""
     from streamrnn.commit.keys import moved
 
-    for key, what, tensors in moved(_load(folder, before), _load(folder, after)):
-        click.echo("\t".join([json.dumps(key), what, *tensors]))
+    for partition, key, what, tensors in moved(_load(folder, before), _load(folder, after)):
+        click.echo("\t".join([*[partition] * bool(partition), json.dumps(key), what, *tensors]))
 
 
-def _load(folder: str, commit: int | None) -> KeyStates:
+def _load_partition(folder: str, commit: int | None, partition: str | None) -> KeyStates:
+    from streamrnn.commit.keys import load_partition
+    from streamrnn.context import FileSystem
+
+    return load_partition(FileSystem(), Path(folder), commit, partition)
+
+
+def _load(folder: str, commit: int | None) -> list[KeyStates]:
     from streamrnn.commit.keys import load
     from streamrnn.context import FileSystem
 

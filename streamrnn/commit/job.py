@@ -14,6 +14,7 @@ from streamrnn.build import build_pipeline
 from streamrnn.commit import manifest as m
 from streamrnn.commit import recovery
 from streamrnn.commit.writer import Chain, Commits
+from streamrnn.core.shards import WHOLE
 from streamrnn.errors import StateError
 from streamrnn.ports import Resumable
 
@@ -122,8 +123,7 @@ def _go_on(found: recovery.Found, parts: Parts, folder: Path, context: Context) 
     """State, source, then outputs, which are the only ones that change something."""
     manifest = found.manifest
     _check_model(folder, manifest, parts)
-    if note := parts.core.restore(found.segments):
-        context.log.warning("%s", note)
+    _restore(found, parts, folder, context)
     if isinstance(parts.source, Resumable) and manifest["source"] is not None:
         parts.source.resume(manifest["source"])
     again = {"again": True} if found.fell_back else {}
@@ -131,6 +131,18 @@ def _go_on(found: recovery.Found, parts: Parts, folder: Path, context: Context) 
         place = manifest["outputs"][name]
         if place is not None and isinstance(part, Resumable):
             part.resume(place | again)
+
+
+def _restore(found: recovery.Found, parts: Parts, folder: Path, context: Context) -> None:
+    shards = parts.shards
+    if not shards.partitioned and (others := found.segments.keys() - {WHOLE}):
+        raise StateError(
+            f"the commits in {folder} keep state by partition ({', '.join(sorted(others))}) and this source "
+            "has none: go on with the source it was kept under, or begin anew in another checkpoint dir"
+        )
+    notes = {shards.at(partition).restore(blobs) for partition, blobs in found.segments.items()}
+    for note in notes - {None}:
+        context.log.warning("%s", note)
 
 
 def _check_model(folder: Path, manifest: m.Manifest, parts: Parts) -> None:

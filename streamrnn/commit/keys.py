@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 from streamrnn.commit import manifest as m
 from streamrnn.commit import recovery
 from streamrnn.core.segment import parse
+from streamrnn.core.shards import WHOLE
 from streamrnn.errors import StateError
 from streamrnn.values import from_bytes, unpack
 
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class KeyStates:
-    """All keys of one commit; `columns` and `tensors` hold a row for each, which `rows` gives by key."""
+    """The keys of a commit, or of one `partition` of it, which is "" where the source has none.
+
+    `columns` and `tensors` hold a row for each, which `rows` gives by key.
+    """
 
     number: int
+    partition: str = WHOLE
     causes: tuple[str, ...] = ()
     rows: dict[str, int] = field(default_factory=dict)
     columns: dict[str, Array] = field(default_factory=dict)
@@ -45,12 +50,17 @@ class KeyStates:
 
     def _row(self, key: str) -> int:
         if key not in self.rows:
-            raise StateError(f"commit {self.number} has no key '{key}'; it has {len(self.rows)} others")
+            where = f" in partition '{self.partition}'" if self.partition else ""
+            others = len(self.rows)
+            raise StateError(f"commit {self.number} has no key '{key}'{where}; it has {others} others")
         return self.rows[key]
 
 
-def load(fs: FileSystem, folder: Path, number: int | None = None) -> KeyStates:
-    """The keys of a commit, of the newest if no number is given. Raises `StateError` if it is broken."""
+def load(fs: FileSystem, folder: Path, number: int | None = None) -> list[KeyStates]:
+    """The keys of a commit by partition, sorted; of the newest commit if no number is given.
+
+    Raises `StateError` if it is broken.
+    """
     numbers = m.commit_numbers(fs.names(folder))
     if not numbers:
         raise StateError(f"{folder}: expected the folder of a pipeline's commits, found none in it")
@@ -61,7 +71,22 @@ def load(fs: FileSystem, folder: Path, number: int | None = None) -> KeyStates:
     except m.BrokenError as error:
         others = ", ".join(str(other) for other in numbers if other != number) or "none"
         raise StateError(f"commit {number} in {folder}: {error}; other commits: {others}") from error
-    states = KeyStates(number)
+    return [_states(number, partition, blobs[partition]) for partition in sorted(blobs)]
+
+
+def load_partition(fs: FileSystem, folder: Path, number: int | None, partition: str | None) -> KeyStates:
+    """The keys of one partition, which may be left out where there is only one."""
+    found = {states.partition: states for states in load(fs, folder, number)}
+    if partition is None and len(found) == 1:
+        partition = next(iter(found))
+    if partition not in found:
+        asked = f"found no partition '{partition}'" if partition else "expected --partition"
+        raise StateError(f"{folder}: {asked}; the commit has state of {', '.join(found) or 'none'}")
+    return found[partition]
+
+
+def _states(number: int, partition: str, blobs: Sequence[bytes]) -> KeyStates:
+    states = KeyStates(number, partition)
     keys: dict[int, str | None] = {}
     for blob in blobs:
         _lay(states, keys, blob)
@@ -104,8 +129,18 @@ def _put(into: dict[str, Array], name: str, needed: int, rows: Array, array: Arr
     into[name][rows] = array
 
 
-def moved(before: KeyStates, after: KeyStates) -> Iterator[tuple[str, str, list[str]]]:
-    """Keys that came, went or changed between two commits, sorted, with the tensors whose bytes differ."""
+def moved(
+    before: Sequence[KeyStates], after: Sequence[KeyStates]
+) -> Iterator[tuple[str, str, str, list[str]]]:
+    """Partition, key, whether it came, went or changed, and the tensors whose bytes differ; sorted."""
+    old, new = ({states.partition: states for states in commit} for commit in (before, after))
+    for name in sorted({*old, *new}):
+        nothing = KeyStates(0, name)
+        for key, what, tensors in _moved(old.get(name, nothing), new.get(name, nothing)):
+            yield name, key, what, tensors
+
+
+def _moved(before: KeyStates, after: KeyStates) -> Iterator[tuple[str, str, list[str]]]:
     for key in sorted({*before.rows, *after.rows}):
         if key not in before.rows:
             yield key, "came", []
@@ -118,10 +153,12 @@ def moved(before: KeyStates, after: KeyStates) -> Iterator[tuple[str, str, list[
                 yield key, "changed", names
 
 
-def exported(states: KeyStates) -> Iterator[dict[str, Any]]:
+def exported(commit: Sequence[KeyStates]) -> Iterator[dict[str, Any]]:
     """All keys, sorted: the form in which two jobs that served the same are equal."""
-    for key in sorted(states.rows):
-        yield {"key": key, "facts": states.facts(key), "state": states.state(key)}
+    for states in commit:
+        named = {"partition": states.partition} if states.partition else {}
+        for key in sorted(states.rows):
+            yield named | {"key": key, "facts": states.facts(key), "state": states.state(key)}
 
 
 def verified(fs: FileSystem, folder: Path) -> Iterator[tuple[int, str | None]]:

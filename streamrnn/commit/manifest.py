@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
+from streamrnn.core.shards import WHOLE
 from streamrnn.errors import StateError
 
 FORMAT = 1
@@ -27,9 +29,14 @@ def commit_name(number: int) -> str:
     return f"commit-{number:010d}.json"
 
 
-def segment_name(number: int, kind: str) -> str:
-    """The file of a commit's own segment of state, `base` or `delta`."""
-    return f"state-{number:010d}.{kind}.safetensors"
+def segment_name(number: int, kind: str, place: int) -> str:
+    """The file of a segment of state, `base` or `delta`, by its place among those of its commit."""
+    return f"state-{number:010d}.{kind}.{place}.safetensors"
+
+
+def partition_of(segment: Mapping[str, Any]) -> str:
+    """The partition that a segment is of; those of the first version know no partitions."""
+    return str(segment.get("partition", WHOLE))
 
 
 def commit_numbers(names: list[str]) -> list[int]:

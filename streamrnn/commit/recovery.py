@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Found:
-    """A commit to go on from: what it says, the segments of its state, and those commits beside it.
+    """A commit to go on from: what it says, its segments of state by partition, and the commits beside it.
 
     `fell_back` says that a newer one was there and is broken.
     """
 
     manifest: m.Manifest
-    segments: list[bytes]
+    segments: dict[str, list[bytes]]
     chain: Chain
     fell_back: bool
 
@@ -77,9 +77,12 @@ def refuse_other(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -
         raise StateError("\n".join([f"the commits in {folder} are of another pipeline:", *lines, ways]))
 
 
-def segments_of(fs: FileSystem, folder: Path, manifest: m.Manifest) -> list[bytes]:
-    """The segments that a commit names. Raises `BrokenError` if one is not what was written."""
-    return [_segment(fs, folder, segment) for segment in manifest["segments"]]
+def segments_of(fs: FileSystem, folder: Path, manifest: m.Manifest) -> dict[str, list[bytes]]:
+    """The segments that a commit names, by partition. Raises `BrokenError` if one is not what was written."""
+    found: dict[str, list[bytes]] = {}
+    for segment in manifest["segments"]:
+        found.setdefault(m.partition_of(segment), []).append(_segment(fs, folder, segment))
+    return found
 
 
 def read_manifest(fs: FileSystem, folder: Path, number: int) -> m.Manifest:

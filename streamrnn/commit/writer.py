@@ -6,7 +6,7 @@ while places are noted and state is copied; the rest is written beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,26 +20,44 @@ from streamrnn.ports import Place, Resumable
 if TYPE_CHECKING:
     from streamrnn.config.model import Checkpoint
     from streamrnn.context import Context, Pending
+    from streamrnn.core import Core
     from streamrnn.pipeline import Parts
 
 
 @dataclass
 class Chain:
-    """The segments that make the state, and which commits need which files.
+    """The segments that make the state of all partitions, and which commits need which files.
 
-    `segments` begin with a base; `kept` maps the number of each commit that can be gone on from to the
-    files it names; `number` is that of the newest commit, good or broken.
+    Those of a partition begin with a base; `kept` maps the number of each commit that can be gone on from to
+    the files it names; `number` is that of the newest commit, good or broken.
     """
 
     number: int = 0
     segments: list[dict[str, Any]] = field(default_factory=list)
     kept: dict[int, set[str]] = field(default_factory=dict)
 
-    @property
-    def wants_base(self) -> bool:
-        """Whether the deltas have come to weigh more than what they are laid over."""
-        sizes = [segment["bytes"] for segment in self.segments]
+    def wants_base(self, partition: str) -> bool:
+        """Whether a partition's deltas have come to weigh more than what they are laid over."""
+        sizes = [segment["bytes"] for segment in self.segments if m.partition_of(segment) == partition]
         return not sizes or sum(sizes[1:]) > sizes[0]
+
+    def forget(self, partition: str) -> None:
+        """Leave out the segments of a partition."""
+        self.segments = [each for each in self.segments if m.partition_of(each) != partition]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The state of a partition at one moment, not written yet: all of it if `anew`, else what changed."""
+
+    partition: str
+    anew: bool
+    segment: Callable[[], bytes]
+
+    @property
+    def kind(self) -> str:
+        """What its file is called."""
+        return "base" if self.anew else "delta"
 
 
 class Commits:
@@ -94,7 +112,7 @@ class Commits:
         if any(getattr(part, "comparing", False) for part in (parts.sink, parts.rejects)):
             return
         source = self._place_of(parts.source)
-        now = (source, parts.core.store.sequence, dict(parts.core.store.epochs))
+        now = (source, parts.shards.moment())
         if source is not None and now == self._last:
             return
         self._pending = self._aside(self._take(source))
@@ -123,21 +141,25 @@ class Commits:
         """Take everything of this moment; the rest of the work, which looks at nothing that moves."""
         parts, number = self._parts, self._chain.number + 1
         outputs = {"sink": self._place_of(parts.sink), "rejected": self._place_of(parts.rejects)}
-        anew = self._chain.wants_base
-        segment = parts.core.freeze(base=anew)
+        frozen = [self._frozen(partition, core) for partition, core in parts.shards.items()]
         self._chain.number = number
         manifest = {
             **self._fixed,
             "number": number,
-            "events": parts.core.store.sequence,
+            "events": parts.shards.events,
             "source": source,
             "outputs": outputs,
         }
-        return partial(self._write_commit, manifest, segment, anew)
+        return partial(self._write_commit, manifest, frozen)
 
-    def _write_commit(self, manifest: m.Manifest, segment: Callable[[], bytes], anew: bool) -> None:
+    def _frozen(self, partition: str, core: Core) -> Frozen:
+        anew = self._chain.wants_base(partition)
+        return Frozen(partition, anew, core.freeze(base=anew))
+
+    def _write_commit(self, manifest: m.Manifest, frozen: Sequence[Frozen]) -> None:
         number = manifest["number"]
-        self._chain.segments = self._write_segment(number, segment(), anew)
+        for place, part in enumerate(frozen):
+            self._write_segment(m.segment_name(number, part.kind, place), part)
         encoded = m.encode({**manifest, "segments": self._chain.segments})
         if not self._stopped:
             self._publish(number, encoded)
@@ -148,12 +170,14 @@ class Commits:
         """Where a source or an output goes on, the output's bytes on the disk; None if it cannot."""
         return part.place() if isinstance(part, Resumable) else None
 
-    def _write_segment(self, number: int, data: bytes, anew: bool) -> list[dict[str, Any]]:
-        """Write a delta, or a base if `anew`; the segments that make the state from now on."""
-        name = m.segment_name(number, "base" if anew else "delta")
+    def _write_segment(self, name: str, part: Frozen) -> None:
+        """Write a partition's segment; a base takes the place of all before it."""
+        data = part.segment()
         self._write(self.folder / name, data)
-        segment = {"name": name, "bytes": len(data), "digest": m.digest(data)}
-        return [segment] if anew else [*self._chain.segments, segment]
+        segment = {"name": name, "bytes": len(data), "digest": m.digest(data), "partition": part.partition}
+        if part.anew:
+            self._chain.forget(part.partition)
+        self._chain.segments.append(segment)
 
     def _publish(self, number: int, data: bytes) -> None:
         """Make the manifest the newest, once all that it names is on the disk under its name."""

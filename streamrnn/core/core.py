@@ -107,7 +107,7 @@ class Core:
 
     def freeze(self, base: bool) -> Callable[[], bytes]:
         """A snapshot, or a delta unless `base`, of this moment; called, on any thread, it gives the bytes."""
-        rows = self.store.dirty.rows(len(self.store.keys.key_of))
+        rows = self.store.dirty.rows(len(self.store.keys.names))
         if base:
             rows = np.flatnonzero(self.store.columns["sequence"] > 0)
         return segment.freeze(self.store, rows, base)
@@ -184,7 +184,7 @@ class Core:
         """rows -> links -> resets -> keyed features -> segments -> step and scan."""
         store = self.store
         rows, first = store.keys.assign(batch.keys, store.columns["sequence"])
-        store.grow(len(store.keys.key_of))
+        store.grow(len(store.keys.names))
         links = link(rows)
         order = links.order
         time = np.zeros(len(batch), np.int64) if batch.time is None else batch.time[order]

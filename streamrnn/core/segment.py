@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamrnn.core.key_names import Packed
 from streamrnn.errors import StateError
 from streamrnn.values import from_bytes, pack, to_bytes, unpack
 
 if TYPE_CHECKING:
     from streamrnn.core.store import Store
-    from streamrnn.events import Array, IntArray
+    from streamrnn.events import Array, BoolArray, IntArray
 
 FORMAT = 1
 
@@ -29,20 +30,21 @@ def freeze(store: Store, rows: IntArray, base: bool) -> Callable[[], bytes]:
 
     What is returned makes the bytes, at any time and on any thread: it looks at copies alone.
     """
-    key_of = store.keys.key_of
-    keys = [key_of[row] for row in rows.tolist()]
+    keys = store.keys.names.packed(rows)
+    live = store.keys.names.holds(rows)
     gone = store.keys.gone.items()
     records = store.columns.take(rows)
     columns = {name: records[name] for name in store.columns.arrays}
     state = store.slab.read(rows)
     header = _header(store, base)
     store.dirty.clear()
-    return partial(_bytes, rows, keys, gone, columns, state, header)
+    return partial(_bytes, rows, live, keys, gone, columns, state, header)
 
 
 def _bytes(
     rows: IntArray,
-    keys: Sequence[str | None],
+    live: BoolArray,
+    keys: Packed,
     gone: Sequence[tuple[int, int]],
     columns: Mapping[str, Array],
     state: Mapping[str, Array],
@@ -52,11 +54,11 @@ def _bytes(
 
     tensors: dict[str, Array] = {
         "rows": rows,
-        "live": np.array([key is not None for key in keys], np.bool_),
+        "live": live,
         "gone.hash": np.array([name for name, _ in gone], np.uint64),
         "gone.cause": np.array([cause for _, cause in gone], np.int64),
     }
-    tensors["key.bytes"], tensors["key.offsets"] = pack([(key or "").encode() for key in keys])
+    tensors["key.bytes"], tensors["key.offsets"] = keys.data, keys.offsets
     for name, column in columns.items():
         if column.dtype == object:
             packed = pack([to_bytes(value) for value in column])
@@ -149,11 +151,8 @@ def _check(store: Store, header: Mapping[str, Any], number: int) -> str | None:
 
 
 def _lay(store: Store, rows: IntArray, tensors: Mapping[str, Array]) -> None:
-    live = tensors["live"].tolist()
-    for row, key, holds in zip(
-        rows.tolist(), unpack(tensors["key.bytes"], tensors["key.offsets"]), live, strict=True
-    ):
-        store.keys.bind(row, key.decode() if holds else None)
+    keys = Packed.cut(tensors["key.bytes"], np.diff(tensors["key.offsets"]))
+    store.keys.bind(rows, tensors["live"], keys)
     for name, column in store.columns.arrays.items():
         if column.dtype == object:
             values = unpack(tensors[f"{name}.bytes"], tensors[f"{name}.offsets"])

@@ -72,7 +72,7 @@ class SingleServer:
     def _find(self, batch: Batch) -> Single | None:
         """The event with the past of its key; None where that is not simply its last event."""
         store, limits = self._store, self._store.limits
-        row = store.keys.row_of.get(batch.keys[0], -1)
+        row = store.keys.index.get(batch.keys[0])
         column = store.columns.arrays
         if row < 0 or column["pending"][row] or column["epoch"][row] != store.epoch:
             return None

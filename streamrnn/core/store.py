@@ -126,7 +126,8 @@ class Store:
         if keys is None:
             self.epochs[bits] = self.epoch + 1
             return
-        rows = np.array(sorted({self.keys.row_of[k] for k in keys if k in self.keys.row_of}), np.int64)
+        rows = np.unique(self.keys.index.find(keys))
+        rows = rows[rows >= 0]
         self.reset(rows, self.columns["pending"][rows] | bits, np.full(len(rows), INITIAL, np.int8))
         self.columns["reset_known"][rows] = False
 

@@ -75,6 +75,9 @@ class FileSource:
     the folder of the pipeline file if it lies there.
     """
 
+    partitioned = False
+    """One state serves all files: a key goes on from one to the next."""
+
     def __init__(self, context: Context, inputs: Sequence[_Input], new_framer: Callable[..., Framer]) -> None:
         self._context, self._fs = context, context.fs
         self._inputs = list(inputs)

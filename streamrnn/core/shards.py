@@ -1,0 +1,62 @@
+"""The cores of a pipeline: one, or one for each partition where nothing may cross from one to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from streamrnn.core.core import Core
+    from streamrnn.events import Mark, Origin
+
+WHOLE = ""
+"""The name of the only core of a source that has no partitions of its own."""
+
+
+class Shards:
+    """Cores by partition, each with its own keys, limits and largest times.
+
+    If `partitioned`, a partition's core is made by `new_core` when its first record comes; else one core
+    serves all, as the partition `WHOLE`.
+    """
+
+    def __init__(self, new_core: Callable[[], Core], partitioned: bool) -> None:
+        self._new_core, self.partitioned = new_core, partitioned
+        self._cores: dict[str, Core] = {}
+        if not partitioned:
+            self.at(WHOLE)
+
+    def __len__(self) -> int:
+        """Live keys of all partitions."""
+        return sum(map(len, self._cores.values()))
+
+    def items(self) -> Iterator[tuple[str, Core]]:
+        """Partitions that have a core, sorted, each with it."""
+        yield from sorted(self._cores.items())
+
+    def of(self, origin: Origin) -> Core:
+        """The core that serves what comes from there."""
+        return self.at(origin.partition if self.partitioned else WHOLE)
+
+    def at(self, partition: str) -> Core:
+        """The core of a partition."""
+        if partition not in self._cores:
+            self._cores[partition] = self._new_core()
+        return self._cores[partition]
+
+    def mark(self, mark: Mark) -> None:
+        """Between batches: the end of a partition means that partition; any other mark, all of them."""
+        if self.partitioned and mark.kind == "source_end":
+            self.of(mark.origin).mark(mark)
+            return
+        for _, core in self.items():
+            core.mark(mark)
+
+    @property
+    def events(self) -> int:
+        """Events that were accepted, in all partitions."""
+        return sum(core.store.sequence for core in self._cores.values())
+
+    def moment(self) -> Mapping[str, object]:
+        """What differs between two moments if anything happened to the state between them."""
+        return {name: (core.store.sequence, dict(core.store.epochs)) for name, core in self.items()}
