@@ -12,7 +12,7 @@ from streamrnn.core import segment
 from streamrnn.core.boundaries import Asking, Boundaries, Carried, Rules
 from streamrnn.core.links import Links, link
 from streamrnn.core.lives import Lives, find_lives, timeless, too_far_ahead
-from streamrnn.core.schedule import cut
+from streamrnn.core.schedule import Segments, cut, steps_between
 from streamrnn.core.serve import Served, Server
 from streamrnn.core.single import SingleServer
 from streamrnn.core.store import Store
@@ -38,8 +38,7 @@ class Plan:
     carried: Carried
     fields: Mapping[str, Array]
     time: IntArray | None
-    segment_start: IntArray
-    place: IntArray
+    segments: Segments
     served: Served
 
 
@@ -158,7 +157,7 @@ class Core:
             return {}
         place = np.empty(n, np.int64)
         place[plan.links.order] = np.arange(n)
-        unbroken = plan.links.starts[plan.segment_start[place]]
+        unbroken = plan.links.starts[plan.segments.start_of[place]]
         return {i: reason for i, reason in plan.served.refused.items() if unbroken[i]}
 
     def _oversized(self, fields: Mapping[str, Array]) -> dict[int, str]:
@@ -199,9 +198,9 @@ class Core:
         fields = {path: column[order] for path, column in fields.items()}
         bounds = self.rules.apply(Asking(links, lives, carried, given, fields))
         inputs = self._keyed_features(batch, links, lives, bounds, time)
-        segments, start, place = cut(links, bounds)
+        segments = cut(links, bounds)
         served = self._server.run(segments, inputs)
-        return Plan(batch, links, lives, bounds, carried, fields, given, start, place, served)
+        return Plan(batch, links, lives, bounds, carried, fields, given, segments, served)
 
     def _expiry(self, time: IntArray | None, order: IntArray) -> IntArray | None:
         """In sorted order: the time before which a key's last event is too long ago."""
@@ -249,22 +248,20 @@ class Core:
 
     def _steps(self, plan: Plan) -> IntArray:
         """int64 [n], sorted: the number of each event since its last reset, from 1."""
-        links, fresh = plan.links, plan.bounds.fresh
-        run = np.cumsum(links.starts) - 1
+        links, carried = plan.links, plan.carried.steps
+        lengths = steps_between(links.begins, len(links.order))
         if plan.bounds.quiet:
-            return plan.carried.steps[run] + plan.place + 1
-        before = np.where(fresh[plan.segment_start] == 0, plan.carried.steps[run], 0)
-        return before + plan.place + 1
+            return (carried + 1 - links.begins).repeat(lengths) + np.arange(len(links.order))
+        fresh = plan.bounds.fresh[plan.segments.start_of]
+        return np.where(fresh == 0, carried.repeat(lengths), 0) + plan.segments.place + 1
 
     def _store_columns(self, plan: Plan, steps: IntArray) -> None:
         """The row columns as the last event of each row leaves them."""
         rows, last, records = plan.links.rows, plan.links.lasts, plan.carried.records
-        numbers = self.store.sequence + 1 + plan.links.order
-        given = plan.batch.positions
-        positions = np.zeros_like(numbers) if given is None else given[plan.links.order]
-        self._store_resets(plan, last, numbers, positions)
-        records["sequence"] = numbers[last]
-        records["position"] = positions[last]
+        self._store_resets(plan, last)
+        at = plan.links.order[last]
+        records["sequence"] = at + (self.store.sequence + 1)
+        records["position"] = 0 if plan.batch.positions is None else plan.batch.positions[at]
         records["last_time"] = plan.lives.now[last]
         records["steps"] = steps[last]
         records["epoch"] = self.store.epoch
@@ -280,13 +277,13 @@ class Core:
         if reset.any():
             self.store.reset(rows[reset], after[reset], self.rules.to(after[reset]))
 
-    def _store_resets(self, plan: Plan, last: IntArray, numbers: IntArray, positions: IntArray) -> None:
+    def _store_resets(self, plan: Plan, last: IntArray) -> None:
         """When and where each row was reset last."""
         bounds, now, records = plan.bounds, plan.lives.now, plan.carried.records
+        records["reset_known"] = True
         if bounds.quiet:
-            records["reset_known"] = True
             return
-        start, after = plan.segment_start[last], bounds.after[last] != 0
+        start, after = plan.segments.start_of[last], bounds.after[last] != 0
         inside = ~after & (bounds.fresh[start] != 0)
         at_event = after | bounds.timed[start]
         own_time = np.where(after, now[last], now[start])
@@ -295,10 +292,9 @@ class Core:
         time = np.where(at_event, own_time, behind)
         changed = after | inside
         records["reset_time"] = np.where(changed, time, plan.carried.reset_time)
-        records["reset_known"] = True
-        where = np.where(after, last, start)
-        records["reset_sequence"][changed] = numbers[where[changed]]
-        records["reset_position"][changed] = positions[where[changed]]
+        at = plan.links.order[np.where(after, last, start)[changed]]
+        records["reset_sequence"][changed] = at + (self.store.sequence + 1)
+        records["reset_position"][changed] = 0 if plan.batch.positions is None else plan.batch.positions[at]
 
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:

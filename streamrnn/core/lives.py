@@ -46,7 +46,7 @@ def too_far_ahead(time: IntArray, largest: int | None, max_ahead: int) -> IntArr
 
 
 def timeless(cause: IntArray) -> Lives:
-    """What `find_lives` finds where no event ever had a time; `cause` [n] are the bits of keys without a row."""
+    """What `find_lives` finds where no event ever had a time; `cause` [n] are its `first`."""
     nothing = np.zeros(len(cause), np.int64)
     return Lives(cause, cause == 0, nothing, nothing)
 

@@ -20,7 +20,8 @@ def put_rows(array: Array, rows: IntArray, values: Array) -> None:
     """
     wide = array.strides[0]
     alike = values.dtype == array.dtype and values.shape == (len(rows), *array.shape[1:])
-    if wide >= _WIDE_BYTES and alike and array.flags.c_contiguous:
+    plain = array.flags.c_contiguous and not array.dtype.hasobject
+    if wide >= _WIDE_BYTES and alike and plain:
         item = f"V{wide}"
         _items(array, item).put(rows, _items(np.ascontiguousarray(values), item))
     else:
@@ -31,12 +32,11 @@ def all_finite(array: Array) -> bool:
     """Whether every number is finite."""
     if array.dtype.kind != "f":
         return True
-    if array.size >= _MANY and array.dtype.itemsize >= 4 and array.flags.c_contiguous:
-        flat = array.reshape(-1)
-        # A sum of squares is finite only if all of them are, and needs no array of its own.
-        with np.errstate(over="ignore", invalid="ignore"):
-            if math.isfinite(np.dot(flat, flat)):
-                return True
+    plain = array.dtype.itemsize >= 4 and array.flags.c_contiguous
+    # A sum of squares is finite only if all of them are, and needs no array of its own; this product, unlike
+    # others, does not warn.
+    if array.size >= _MANY and plain and math.isfinite(np.vdot(array, array)):
+        return True
     return bool(np.isfinite(array).all())
 
 

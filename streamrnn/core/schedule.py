@@ -7,6 +7,7 @@ of one row, since all but the first start from a fresh state.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,10 +29,11 @@ class Segments:
 
     `begins` int64 [s] is where each starts in sorted order, `lengths` int64 [s]; `rows` int64 [s] its slab
     row; `fresh` int8 [s] how it starts; `kept` bool [s] whether its last state is the row's.
-    `order` int64 [n] maps sorted order to the batch.
+    `order` int64 [n] maps sorted order to the batch; `starts` int64 [s] are the begins in rising order.
     """
 
     order: IntArray
+    starts: IntArray
     begins: IntArray
     lengths: IntArray
     rows: IntArray
@@ -39,8 +41,18 @@ class Segments:
     kept: BoolArray
 
     def __post_init__(self) -> None:
-        ended = np.cumsum(np.bincount(self.lengths))
+        ended = np.bincount(self.lengths).cumsum()
         self._running: list[int] = (len(self.lengths) - ended).tolist()
+
+    @cached_property
+    def start_of(self) -> IntArray:
+        """int64 [n], sorted: where the segment of each event starts."""
+        return self.starts.repeat(steps_between(self.starts, len(self.order)))
+
+    @cached_property
+    def place(self) -> IntArray:
+        """int64 [n], sorted: each event's place in its segment, from 0."""
+        return np.arange(len(self.order)) - self.start_of
 
     def events(self, k: int, start: int, stop: int) -> IntArray:
         """Batch indices of the k-th events of segments start..stop."""
@@ -52,30 +64,36 @@ class Segments:
         return self._running[k] if k < len(self._running) else 0
 
 
-def cut(links: Links, bounds: Boundaries) -> tuple[Segments, IntArray, IntArray]:
-    """Segments, and for each event in sorted order: where its segment starts, and its place in it from 0."""
-    n = len(links.order)
+def cut(links: Links, bounds: Boundaries) -> Segments:
+    """The segments of a batch."""
     if bounds.quiet:
-        begins, run = links.begins, None
-    else:
-        begins = np.flatnonzero(links.starts | (bounds.fresh != 0))
-        run = np.searchsorted(links.begins, begins, side="right") - 1
-    start, place, longest = begins, np.zeros(n, np.int64), None
-    lengths = np.diff(begins, append=n)
-    if len(begins) < n:
-        start = np.repeat(begins, lengths)
-        place = np.arange(n) - start
+        return _runs(links, bounds)
+    starts = np.flatnonzero(links.starts | (bounds.fresh != 0))
+    run = np.searchsorted(links.begins, starts, side="right") - 1
+    kept = np.append(run[1:] != run[:-1], True)
+    lengths = steps_between(starts, len(links.order))
+    longest = _longest_first(lengths)
+    begins, rows = starts[longest], links.rows[run[longest]]
+    return Segments(links.order, starts, begins, lengths[longest], rows, bounds.fresh[begins], kept[longest])
+
+
+def _runs(links: Links, bounds: Boundaries) -> Segments:
+    """The segments of a batch in which nothing is reset: all events of each row."""
+    begins, rows = links.begins, links.rows
+    lengths = steps_between(begins, len(links.order))
+    fresh, kept = bounds.fresh[: len(rows)], np.ones(len(rows), np.bool_)
+    if not links.distinct:
         longest = _longest_first(lengths)
-        begins, lengths = begins[longest], lengths[longest]
-    if run is None:
-        rows = links.rows if longest is None else links.rows[longest]
-        fresh, kept = bounds.fresh[: len(rows)], np.ones(len(rows), np.bool_)
-    else:
-        kept = np.append(run[1:] != run[:-1], True)
-        if longest is not None:
-            run, kept = run[longest], kept[longest]
-        rows, fresh = links.rows[run], bounds.fresh[begins]
-    return Segments(links.order, begins, lengths, rows, fresh, kept), start, place
+        begins, lengths, rows = begins[longest], lengths[longest], rows[longest]
+    return Segments(links.order, links.begins, begins, lengths, rows, fresh, kept)
+
+
+def steps_between(starts: IntArray, n: int) -> IntArray:
+    """From each start to the next, the last one to n."""
+    lengths = np.empty_like(starts)
+    np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+    lengths[-1] = n - starts[-1]
+    return lengths
 
 
 def _longest_first(lengths: IntArray) -> IntArray:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from streamrnn.rules import ResetRule
 
 _FIRST_CAPACITY = 1024
-_ROWS_PER_FLAG = 64
+_FLAG_BITS = 6
+_ROWS_PER_FLAG = 1 << _FLAG_BITS
 
 
 class Dirty:
@@ -38,7 +39,7 @@ class Dirty:
 
     def touch(self, rows: IntArray) -> None:
         """These rows changed."""
-        self._flags[rows // _ROWS_PER_FLAG] = True
+        self._flags[rows >> _FLAG_BITS] = True
 
     def rows(self, used: int) -> IntArray:
         """All rows of touched blocks, below `used`."""

@@ -74,7 +74,7 @@ class OnnxLayers(OnnxBackend):
         new_state = {name: found[after] for name, after in self._after.items()}
         y = {spec.name: found[spec.name].swapaxes(0, 1) for spec in self.outputs}
         bad_at = np.full(n, -1)
-        # What is not finite once shows in every state behind it, and so in the last: activations are tanh.
+        # Under tanh a state that is not finite stays so to the last step; outputs are there for every step.
         if not all(map(all_finite, found.values())):
             for row in range(n):
                 first = self._rows(state, slice(row, row + 1))

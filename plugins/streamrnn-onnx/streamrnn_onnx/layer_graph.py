@@ -171,9 +171,7 @@ class _Maker:
         if not self.time:
             x = self.add("Unsqueeze", [x, self._axis(0)], f"{name}/step")
         one = self.form == "step"
-        before = [
-            s if one else self.add("Unsqueeze", [s, self._axis(0)], f"{name}/{s}") for s in cell.states
-        ]
+        before = [s if one else self.add("Unsqueeze", [s, self._axis(0)], f"{name}/{s}") for s in cell.states]
         constants = [
             self.constant(f"{name}/{letter}", array)
             for letter, array in zip("WRB", onnx_weights(layer.kind, self._weights(cell)), strict=True)

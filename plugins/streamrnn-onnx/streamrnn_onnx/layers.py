@@ -52,6 +52,7 @@ def build(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Context)
     plan = plan_model(OnnxConfig(path="layers"), {s.name: s for s in described.inputs}, read_graph(proto))
     reading = _reading(plan)
     outputs = {name: output_layout(port, reading) for name, port in plan.outputs.items()}
+
     def session(form: Form) -> Opened:
         made = make_model(model, form).SerializeToString()
         return open_session(made, config.providers, config.threads)
