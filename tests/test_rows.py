@@ -22,6 +22,7 @@ def test_rows_are_put_as_by_an_assignment(dtype, shape):
     expected = kept.copy()
     expected[rows] = values
     put_rows(kept, rows, values)
+    put_rows(kept, rows[:0], values[:0])
     np.testing.assert_array_equal(kept, expected)
     if shape == (2, 5):  # rows that do not lie in one piece, in either array
         put_rows(kept, rows, np.asfortranarray(values))

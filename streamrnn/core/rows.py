@@ -22,8 +22,7 @@ def put_rows(array: Array, rows: IntArray, values: Array) -> None:
     alike = values.dtype == array.dtype and values.shape == (len(rows), *array.shape[1:])
     plain = array.flags.c_contiguous and not array.dtype.hasobject
     if wide >= _WIDE_BYTES and alike and plain:
-        item = f"V{wide}"
-        _items(array, item).put(rows, _items(np.ascontiguousarray(values), item))
+        _items(array, wide).put(rows, _items(np.ascontiguousarray(values), wide))
     else:
         array[rows] = values
 
@@ -40,5 +39,5 @@ def all_finite(array: Array) -> bool:
     return bool(np.isfinite(array).all())
 
 
-def _items(array: Array, item: str) -> Array:
-    return array.reshape(len(array), -1).view(item)[:, 0]
+def _items(array: Array, wide: int) -> Array:
+    return array.reshape(len(array), wide // array.itemsize).view(f"V{wide}")[:, 0]
