@@ -141,6 +141,46 @@ def test_snapshot_and_deltas_into_a_new_core_at_any_cut(block):
         assert by_core(case, random.Random(seed + 1), between=move)[1] == want, seed
 
 
+@pytest.mark.parametrize("block", range(4))
+def test_a_segment_taken_while_events_are_served_is_of_the_moment_it_was_asked_for(block):
+    for seed in range(80_000 + block * 30, 80_030 + block * 30):
+        case, rng = make_case(seed), random.Random(seed)
+        begun, blobs, segments = [], [], []
+
+        def move(core, case=case, rng=rng, begun=begun, blobs=blobs, segments=segments):
+            if begun and rng.random() < 0.5:
+                begun[0].take(rng.choice([0, 1, 3]))
+                if rng.random() < 0.5:
+                    blobs.append(begun[0].part()())
+            elif begun:
+                then, frozen = begun.pop(), begun.pop()
+                frozen.take_all()
+                segments.append([*blobs, frozen.part()()])
+                fresh = Core(Toy(), case.rules, case.elapsed, case.limits)
+                fresh.restore(blob for parts in segments for blob in parts)
+                assert everything(fresh) == then, case
+            elif rng.random() < 0.5:
+                blobs.clear()
+                if rng.random() < 0.3:
+                    segments.clear()
+                begun[:] = [core.freeze(base=not segments), everything(core)]
+            return core
+
+        by_core(case, rng, Toy(), move)
+
+
+def everything(core):
+    store = core.store
+    gone = store.keys.gone
+    clocks = (dict(store.largest), dict(store.epochs), gone.items(), gone.forgot)
+    return held(core), columns_by_key(core), clocks
+
+
+def columns_by_key(core):
+    columns = core.store.columns.arrays
+    return {key: [repr(column[row]) for column in columns.values()] for key, row in rows_by_key(core).items()}
+
+
 def test_with_the_table_of_many_keys(monkeypatch):
     monkeypatch.setattr(key_index, "_WIDE_FROM", 0)
     monkeypatch.setattr(key_index, "_FEW", 2)

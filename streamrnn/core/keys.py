@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 _VICTIMS_AHEAD = 4096
 
 
-def _nobody_asks(rows: IntArray) -> None:
-    """Nothing waits to be written as it was."""
-
-
 class KeyTable:
     """Keys and their rows. The last assignment can be undone until the next one.
 
@@ -34,7 +30,7 @@ class KeyTable:
         self.max_keys = max_keys
         self.names = KeyNames()
         self.index = KeyIndex(self.names)
-        self.changing: Callable[[IntArray], None] = _nobody_asks
+        self.changing: Callable[[IntArray], None] | None = None
         self.gone = Gone(remember)
         self._free: list[int] = []
         self._undo: Undo = []
@@ -106,7 +102,8 @@ class KeyTable:
         return rows, causes
 
     def _hold(self, keys: Sequence[str], rows: IntArray) -> None:
-        self.changing(rows)
+        if self.changing is not None:
+            self.changing(rows)
         self.names.put(rows, Packed.of(keys))
         self.index.add(keys, rows)
 
@@ -135,7 +132,8 @@ class KeyTable:
         key = self.names.key(row)
         assert key is not None
         rows = np.array([row])
-        self.changing(rows)
+        if self.changing is not None:
+            self.changing(rows)
         self.index.remove(key, row)
         self.names.clear(rows)
         self._free.append(row)
@@ -148,6 +146,7 @@ class KeyTable:
         touched: OrderedDict[str, None] = OrderedDict()
         before = self._next_victim, self._victims
         self._undo.append(lambda: self._seek_victims(*before))
+        self._tell_victims()
         for i, key in enumerate(keys):
             rows[i], first[i] = self._place(key, lambda: self._evict(touched, sequence))
             touched[key] = None
@@ -176,7 +175,13 @@ class KeyTable:
                 if sequence[row] == stamp and key is not None and key not in touched:
                     return row
             self._seek_victims(0, self._find_victims(touched, sequence))
+            self._tell_victims()
         return -1
+
+    def _tell_victims(self) -> None:
+        """Those next in line are told together: one by one costs many times as much."""
+        if self.changing is not None:
+            self.changing(np.array([row for row, _ in self._victims[self._next_victim :]], np.int64))
 
     def _seek_victims(self, position: int, victims: list[tuple[int, int]]) -> None:
         self._next_victim, self._victims = position, victims

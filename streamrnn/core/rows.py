@@ -27,6 +27,13 @@ def put_rows(array: Array, rows: IntArray, values: Array) -> None:
         array[rows] = values
 
 
+def picked(array: Array, rows: IntArray) -> Array:
+    """A copy of some rows; of consecutive ones, several times as fast."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (rows[1:] > rows[:-1]).all():
+        return array[rows[0] : rows[-1] + 1].copy()
+    return array[rows]
+
+
 def all_finite(array: Array) -> bool:
     """Whether every number is finite."""
     if array.dtype.kind != "f":

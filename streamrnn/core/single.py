@@ -125,6 +125,7 @@ class SingleServer:
     def _accept(self, batch: Batch, event: Single, state: Any, after: int) -> None:
         store, row = self._store, event.row
         column = store.columns.arrays
+        store.before(event.rows)
         store.slab.put(event.rows, state, _EXISTS)
         store.sequence += 1
         position = 0 if batch.positions is None else int(batch.positions[0])
@@ -139,7 +140,6 @@ class SingleServer:
         if after:
             bits = np.array([after], np.int64)
             store.reset(event.rows, bits, self._rules.to(bits))
-        store.dirty.touch(event.rows)
         if event.time is not None:
             seen = store.largest.get(batch.source, event.time)
             store.largest[batch.source] = max(seen, event.time)

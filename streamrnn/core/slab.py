@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamrnn.backend import FirstInput, StateSpec, StateTensor
-from streamrnn.core.rows import all_finite, put_rows
+from streamrnn.core.rows import all_finite, picked, put_rows
 from streamrnn.limits import INITIAL
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class HostSlab:
 
     def read(self, rows: IntArray) -> dict[str, Array]:
         """See `Slab.read`."""
-        return {name: array[rows] for name, array in self._arrays.items()}
+        return {name: picked(array, rows) for name, array in self._arrays.items()}
 
     def write(self, rows: IntArray, tensors: Mapping[str, Array]) -> None:
         """See `Slab.write`."""
