@@ -59,7 +59,8 @@ def test_one_number_that_is_not_finite_is_found(dtype, size):
 
 
 def test_columns_of_some_rows_come_back_as_they_went():
-    columns = Columns({"flag": "bool", "count": "int64", "what": "object", "small": "int8"})
+    dtypes = {"flag": "bool", "count": "int64", "what": "object", "small": "int8", "sequence": "int64"}
+    columns = Columns(dtypes)
     columns.grow(4)
     columns["count"][:] = range(4)
     columns["what"][2] = "kept"
@@ -69,10 +70,12 @@ def test_columns_of_some_rows_come_back_as_they_went():
     records["count"] = 7
     records["flag"] = [True, False]
     records["what"] = ["a", "b"]
+    records["sequence"] = 9
     assert columns["count"].tolist() == [0, 1, 2, 3], "a copy"
     columns.put(rows, records)
     columns.grow(6)
     assert columns["count"].tolist() == [0, 7, 2, 7, 0, 0]
+    assert columns["sequence"].tolist() == [0, 9, 0, 9, 0, 0]
     assert columns["flag"].tolist() == [False, False, False, True, False, False]
     assert columns["what"].tolist() == [None, "b", "kept", "a", None, None]
     columns.clear(np.array([1, 2]))

@@ -28,18 +28,22 @@ BUILT_IN = {
 }
 
 
+APART = ("sequence", "last_time")
+"""Columns that are looked through for all rows at a time, to find free, idle or old ones."""
+
+
 class Columns:
     """Arrays by name, grown together. dtype "object" holds canonical field values.
 
-    All numbers of a row lie side by side, so that a batch reads and writes one place in memory for each row
-    instead of one for each column; `arrays` holds views of them.
+    Numbers of a row lie side by side, so that a batch reads and writes one place in memory for each row
+    instead of one for each column; `arrays` holds views of them. Only objects and `APART` are arrays of their
+    own.
     """
 
     def __init__(self, dtypes: Mapping[str, str]) -> None:
-        self._objects = [name for name, dtype in dtypes.items() if dtype == "object"]
-        numbers = {name: dtype for name, dtype in dtypes.items() if dtype != "object"}
-        self._record = np.dtype(list(numbers.items()), align=True)
-        self._table = np.zeros(0, self._record)
+        self._apart = {name: dtype for name, dtype in dtypes.items() if dtype == "object" or name in APART}
+        numbers = [(name, dtype) for name, dtype in dtypes.items() if name not in self._apart]
+        self._table = np.zeros(0, np.dtype(numbers, align=True))
         self.arrays: dict[str, Array] = {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
         self.capacity = 0
 
@@ -48,24 +52,24 @@ class Columns:
 
     def take(self, rows: IntArray) -> Records:
         """A copy of all columns of some rows."""
-        return Records(self._table.take(rows), {name: self.arrays[name][rows] for name in self._objects})
+        return Records(self._table.take(rows), {name: self.arrays[name].take(rows) for name in self._apart})
 
     def put(self, rows: IntArray, records: Records) -> None:
         """The reverse of `take` for the same number of distinct rows."""
-        put_rows(self._table, rows, records.numbers)
-        for name, values in records.objects.items():
+        put_rows(self._table, rows, records.together)
+        for name, values in records.apart.items():
             self.arrays[name][rows] = values
 
     def grow(self, capacity: int) -> None:
         """Room for more rows; new ones are zero, or None."""
-        table = np.zeros(capacity, self._record)
+        table = np.zeros(capacity, self._table.dtype)
         table[: self.capacity] = self._table
         self._table = table
-        for name in self._objects:
-            grown = np.full(capacity, None)
+        for name, dtype in self._apart.items():
+            grown = np.full(capacity, None) if dtype == "object" else np.zeros(capacity, dtype)
             grown[: self.capacity] = self.arrays[name]
             self.arrays[name] = grown
-        for name in self._record.names or ():
+        for name in table.dtype.names or ():
             self.arrays[name] = table[name]
         self.capacity = capacity
 
@@ -79,11 +83,11 @@ class Columns:
 class Records:
     """Columns of some rows, to be read and written by name."""
 
-    numbers: Array
-    objects: dict[str, Array]
+    together: Array
+    apart: dict[str, Array]
 
     def __getitem__(self, name: str) -> Array:
-        return self.objects[name] if name in self.objects else self.numbers[name]
+        return self.apart[name] if name in self.apart else self.together[name]
 
     def __setitem__(self, name: str, values: Any) -> None:
         self[name][...] = values
