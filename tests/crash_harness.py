@@ -134,6 +134,7 @@ class Job:
         rng = random.Random(1)
         files = files or {"a.jsonl": events(rng, 60), "b.jsonl": b"", "c.jsonl": events(rng, 40)}
         self.files = {BASE / name: data for name, data in files.items()}
+        self.registry = REGISTRY
         self.verdict = None
         self.promised = 0
         """The newest commit that was made: no later life may find only older ones."""

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "streamrnn"
 FLOORS = {
     0: "errors formats events backend offline ports rules hookspecs context notices values limits layers "
     "prefix output_file",
-    1: "definition resets features codecs sources sinks backends core builtins encode rejects net",
+    1: "definition resets features codecs sources sinks backends core builtins encode rejects net log",
     2: "config registry event",
     3: "auto build commit explain export pipeline verify",
     4: "testing pipeline_tests cli __main__",
@@ -31,6 +31,10 @@ WORDS_SHARED_ON_FLOOR_1 = {
     ("builtins", "net"),
     ("sources", "net"),  # both ends share one server
     ("sinks", "net"),
+    ("sources", "log"),  # what lies on the disk is the same for both ends
+    ("sinks", "log"),
+    ("builtins", "log"),
+    ("sources", "codecs"),  # a log holds lines
 }
 
 

@@ -51,6 +51,8 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
         commits = Commits(folder, config, parts, context, _fixed(spec, parts), chain, lock)
         if found is None:
             commits.commit()
+        elif not found.fell_back:
+            commits.tell(found.manifest["number"])
         pipeline.commits = commits
         opened.pop_all()
     return pipeline
@@ -87,7 +89,10 @@ def described(spec: PipelineSpec) -> dict[str, Any]:
 
 
 def _chosen(chosen: Chosen) -> dict[str, Any]:
-    return {"type": chosen.component.name, **chosen.options.model_dump(mode="json", exclude_defaults=True)}
+    """Its type and options, but for those that change only how it goes about it."""
+    apart = set(getattr(chosen.options, "operational", ()))
+    options = chosen.options.model_dump(mode="json", exclude_defaults=True, exclude=apart)
+    return {"type": chosen.component.name, **options}
 
 
 def _fixed(spec: PipelineSpec, parts: Parts) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamrnn.commit import manifest as m
-from streamrnn.commit.writer import Chain
+from streamrnn.commit.writer import Chain, places_of
 from streamrnn.errors import StateError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def newest(folder: Path, context: Context) -> Found | None:
                 broken.append(f"{path}: {error}")
             continue
         chain.kept[number] = {segment["name"] for segment in manifest["segments"]}
+        chain.places[number] = places_of(manifest)
     if found is None and broken:
         way_out = f"no commit in {folder} is whole; to begin anew, name another checkpoint dir"
         raise StateError("\n".join([*broken, way_out]))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from streamrnn.commit import manifest as m
 from streamrnn.errors import StateError
-from streamrnn.ports import Place, Resumable
+from streamrnn.ports import Committing, Place, Resumable
 
 if TYPE_CHECKING:
     from streamrnn.config.model import Checkpoint
@@ -35,6 +35,8 @@ class Chain:
     number: int = 0
     segments: list[dict[str, Any]] = field(default_factory=list)
     kept: dict[int, set[str]] = field(default_factory=dict)
+    places: dict[int, list[Place | None]] = field(default_factory=dict)
+    """By commit, where the source and the sink stood."""
 
     def wants_base(self, partition: str) -> bool:
         """Whether a partition's deltas have come to weigh more than what they are laid over."""
@@ -58,6 +60,11 @@ class Frozen:
     def kind(self) -> str:
         """What its file is called."""
         return "base" if self.anew else "delta"
+
+
+def places_of(manifest: m.Manifest) -> list[Place | None]:
+    """Where the source and the sink stood."""
+    return [manifest["source"], manifest["outputs"]["sink"]]
 
 
 class Commits:
@@ -164,7 +171,19 @@ class Commits:
         if not self._stopped:
             self._publish(number, encoded)
             self._chain.kept[number] = {segment["name"] for segment in self._chain.segments}
+            self._chain.places[number] = places_of(manifest)
             self._prune()
+            self.tell(number)
+
+    def tell(self, number: int) -> None:
+        """Tell source and sink that a commit is on the disk."""
+        places = self._chain.places
+        oldest = places[min(places)]
+        for part, place, before in zip(
+            (self._parts.source, self._parts.sink), places[number], oldest, strict=True
+        ):
+            if isinstance(part, Committing) and place is not None:
+                part.committed(place, before)
 
     def _place_of(self, part: object) -> Place | None:
         """Where a source or an output goes on, the output's bytes on the disk; None if it cannot."""
@@ -203,6 +222,7 @@ class Commits:
         kept = self._chain.kept
         for number in sorted(kept)[: -self._config.keep]:
             del kept[number]
+            self._chain.places.pop(number, None)
         needed = {m.LOCK, *(m.commit_name(number) for number in kept)}.union(*kept.values())
         for name in self._fs.names(self.folder):
             if name not in needed and name.startswith(("commit", "state-")):
