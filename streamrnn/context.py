@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import select
+import selectors
 import socket
 import stat
 import time
@@ -206,6 +207,10 @@ class FileSystem:
 
 class Net:
     """The sockets of this machine. All that a pipeline listens at is opened by one of these."""
+
+    def selector(self) -> selectors.BaseSelector:
+        """What waits for sockets."""
+        return selectors.DefaultSelector()
 
     def listen_tcp(self, host: str, port: int) -> socket.socket:
         """A socket that takes connections at a host's first address; port 0 is any that is free."""

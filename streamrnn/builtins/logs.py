@@ -54,7 +54,6 @@ class LogSourceConfig(BaseModel):
     """Events from the partitions of a log."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    record_fields: ClassVar[tuple[str, ...]] = ("log.offset", "log.partition")
 
     path: str = Field(min_length=1, description="The folder of the log, relative to the pipeline file.")
     partitions: list[_PARTITION] | None = Field(
@@ -75,6 +74,17 @@ class LogSourceConfig(BaseModel):
         description="Where to begin without a commit: at the first record there is, behind the last one, at "
         "`{offset: 7}`, or `{time: ...}`, with the first file that was written to since then.",
     )
+    records: Literal["plain", "enveloped"] = Field(
+        default="plain",
+        description="What lines are: records, or as in an ingest log, "
+        '`{"time": ..., "value": record}`. A `start` at a time then goes by the time in the lines.',
+    )
+
+    @property
+    def record_fields(self) -> tuple[str, ...]:
+        """See docs/plugins.md."""
+        own = ("log.offset", "log.partition")
+        return own if self.records == "plain" else (*own, "log.time", "log.producer", "log.seq")
 
 
 class LogSinkConfig(BaseModel):

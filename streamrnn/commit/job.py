@@ -33,6 +33,8 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
     """
     config = spec.file.checkpoint
     if config is None:
+        if note := getattr(spec.source.options, "durability_note", None):
+            context.log.warning("source: %s", note)
         return build_pipeline(spec, registry, context)
     folder = context.path(config.dir)
     with ExitStack() as opened:

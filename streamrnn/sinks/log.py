@@ -69,6 +69,11 @@ class LogSink:
         with self._telling("write"):
             self._writer(name).append(block.buffer, block.ends)
 
+    def end(self, partition: str) -> int:
+        """The offset of a partition's next output."""
+        writer = self._writers.get(partition)
+        return 0 if writer is None else writer.end
+
     def flush(self) -> None:
         """See `Sink.flush`."""
         with self._telling("write to the disk"):

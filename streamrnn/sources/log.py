@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from streamrnn.codecs.lines import LineFramer
 from streamrnn.errors import OptionError, SourceError
 from streamrnn.events import Mark, Origin
 from streamrnn.log import layout
+from streamrnn.log.envelope import Opened, longest_line, offset_at, unwrap
 from streamrnn.log.layout import LogError
 from streamrnn.log.reading import PartitionReader
 from streamrnn.ports import EndOfStream
@@ -105,16 +107,17 @@ class LogSource:
             if frames:
                 if self._config.follow:
                     self._turns.rotate(-1)
-                return self._block(name, frames)
+                return self._block(name, frames) or self._next(limit)
             if not self._config.follow:
                 return self._end(name, end)
             self._turns.rotate(-1)
         return None
 
-    def _block(self, name: str, frames: Frames) -> Block:
-        block = frames.block(Origin("log", name))
-        block.fields = {"log.offset": frames.positions, "log.partition": [name] * len(frames)}
-        return block
+    def _block(self, name: str, frames: Frames) -> Block | None:
+        opened = unwrap(frames) if self._config.records == "enveloped" else Opened(frames)
+        block = opened.frames.block(Origin("log", name))
+        block.fields = {"log.offset": block.positions, "log.partition": [name] * len(block), **opened.fields}
+        return block if len(block) else None
 
     def _end(self, name: str, end: int | None) -> Mark:
         reader = self._readers[name]
@@ -164,7 +167,8 @@ class LogSource:
             return layout.end_of(self._fs, folder) if ends is None else ends.get(name, 0)
         if start.offset is not None:
             return start.offset
-        assert start.time_us is not None
+        if self._config.records == "enveloped":
+            return offset_at(self._fs, folder, start.time_us)
         return layout.offset_at(self._fs, folder, start.time_us)
 
     def _reader(self, name: str) -> PartitionReader:
@@ -204,7 +208,10 @@ def build(config: LogSourceConfig, context: Context, new_framer: Callable[..., F
         assert isinstance(framer, LineFramer)
         return framer
 
-    if not isinstance(new_framer(), LineFramer):
+    first = new_framer()
+    if not isinstance(first, LineFramer):
         text = "a log holds one record a line, and this codec's are none; expected decode: {type: jsonl}"
         raise OptionError((("type",), text))
+    if config.records == "enveloped":
+        return LogSource(context, config, partial(LineFramer, longest_line(first.limit)))
     return LogSource(context, config, new_line_framer)
