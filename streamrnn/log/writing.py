@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -32,7 +34,8 @@ class PartitionWriter:
         self._first = self.end = self._bytes = 0
         """The open segment's first offset, and its size; without a file, the next segment's."""
         self._begun_s = clock.monotonic()
-        self._has_new_name = True
+        self._named = -1
+        """The newest segment whose name is on the disk as well as what it holds."""
         if found := segments(fs, folder):
             self._open(found[-1])
 
@@ -63,18 +66,27 @@ class PartitionWriter:
         """Return when all records, and the names of their files, would survive a loss of power."""
         if self._file is not None:
             self._fs.sync(self._file)
-        if self._has_new_name:
-            self._fs.sync_folder(self._folder)
-            self._has_new_name = False
+            self._name(self._first)
 
-    def place(self) -> Place:
-        """See `Resumable.place`."""
-        self.sync()
-        place: Place = {"offset": self.end}
-        if self._file is not None:
-            path = segment_path(self._folder, self._first)
-            place |= {"segment": self._first, "before": prefix_of(self._fs, path, self._bytes)}
-        return place
+    def placing(self) -> Callable[[], Place]:
+        """See `Resumable`."""
+        first = None if self._file is None else self._first
+        return partial(self._durable, self.end, first, self._bytes)
+
+    def _durable(self, offset: int, first: int | None, size: int) -> Place:
+        """A place, once all before it is on the disk; full segments are already. On any thread."""
+        if first is None:
+            return {"offset": offset}
+        path = segment_path(self._folder, first)
+        with closing(self._fs.open_read(path)) as file:
+            self._fs.sync(file)
+        self._name(first)
+        return {"offset": offset, "segment": first, "before": prefix_of(self._fs, path, size)}
+
+    def _name(self, first: int) -> None:
+        if first > self._named:
+            self._fs.sync_folder(self._folder)
+            self._named = first
 
     def cut(self, place: Place | None) -> None:
         """Remove what an earlier run wrote behind its last commit; everything if it knew of nothing here."""
@@ -132,7 +144,6 @@ class PartitionWriter:
         if self._file is None:
             self._first = self.end
             self._file = self._fs.open_write(segment_path(self._folder, self._first), append=True)
-            self._has_new_name = True
         if not self._bytes:
             self._begun_s = self._clock.monotonic()
         self._fs.write(self._file, data)

@@ -93,6 +93,10 @@ class ConsumersSink:
         """See `Resumable.place`."""
         return self.log.place()
 
+    def placing(self) -> Callable[[], Place]:
+        """See `Resumable`."""
+        return self.log.placing()
+
     def resume(self, place: Place) -> None:
         """See `Resumable.resume`."""
         self.log.resume(place)
@@ -105,7 +109,9 @@ class ConsumersSink:
 
     def close(self) -> None:
         """See `Sink.close`. Consumers have a few seconds to take what was sent to them."""
-        self._closed = True
+        if not self._closed:
+            self._closed = True
+            self.idle()  # the last commit may have brought something
         self._server.close()
         for consumer in list(self._consumers.values()):
             self._forget(consumer)

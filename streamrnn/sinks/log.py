@@ -82,8 +82,17 @@ class LogSink:
 
     def place(self) -> Place:
         """See `Resumable.place`."""
-        with self._telling("write to the disk"):
-            return {"partitions": {name: writer.place() for name, writer in self._writers.items()}}
+        return self.placing()()
+
+    def placing(self) -> Callable[[], Place]:
+        """See `Resumable`."""
+        noted = {name: writer.placing() for name, writer in self._writers.items()}
+
+        def durable() -> Place:
+            with self._telling("write to the disk"):
+                return {"partitions": {name: place() for name, place in noted.items()}}
+
+        return durable
 
     def resume(self, place: Place) -> None:
         """See `Resumable.resume`."""

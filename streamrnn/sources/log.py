@@ -100,18 +100,24 @@ class LogSource:
             self._join()
         ends = layout.committed_ends(self._fs, self._folder)
         for name in list(self._turns):
-            reader = self._readers[name]
             end = None if ends is None else ends.get(name, 0)
-            while not (frames := reader.take(limit)) and reader.advance(end):
-                pass
-            if frames:
-                if self._config.follow:
-                    self._turns.rotate(-1)
-                return self._block(name, frames) or self._next(limit)
+            block = self._take(name, limit, end)
             if not self._config.follow:
-                return self._end(name, end)
+                return block or self._end(name, end)
             self._turns.rotate(-1)
+            if block is not None:
+                return block
         return None
+
+    def _take(self, name: str, limit: int, end: int | None) -> Block | None:
+        """The next records of a partition that are there."""
+        reader = self._readers[name]
+        while True:
+            while not (frames := reader.take(limit)):
+                if not reader.advance(end):
+                    return None
+            if block := self._block(name, frames):
+                return block
 
     def _block(self, name: str, frames: Frames) -> Block | None:
         opened = unwrap(frames) if self._config.records == "enveloped" else Opened(frames)
