@@ -79,6 +79,17 @@ def swapped(owner, name, value):
         setattr(owner, name, before)
 
 
+@contextmanager
+def in_pieces(rng):
+    """Commits are made in many pieces and parts, or in few."""
+    rows = rng.choice([1, 3, 4096])
+    sizes = {"_PART_BYTES": rng.choice([1, 500, 1 << 20]), "_PIECE_ROWS": rows, "_LEAST_ROWS": rows}
+    with ExitStack() as small:
+        for name, value in sizes.items():
+            small.enter_context(swapped(writer, name, value))
+        yield
+
+
 class Ticks:
     """A clock on which some time has passed whenever it is looked at."""
 
@@ -161,14 +172,7 @@ class Job:
             left[0] = None if left[0] is None else left[0] - 1
             return left[0] is not None and left[0] < 0
 
-        rows = rng.choice([1, 3, 4096])
-        with ExitStack() as small:  # a commit in many pieces and parts
-            for name, value in (
-                ("_PART_BYTES", rng.choice([1, 500, 1 << 20])),
-                ("_PIECE_ROWS", rows),
-                ("_LEAST_ROWS", rows),
-            ):
-                small.enter_context(swapped(writer, name, value))
+        with in_pieces(rng):
             try:
                 run(pipeline, stopping, lambda report: None)
             finally:

@@ -12,7 +12,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
-from crash_harness import BASE, Job, Later, Ticks, _deaf, no_sabotage, swapped
+from crash_harness import BASE, Job, Later, Ticks, _deaf, in_pieces, no_sabotage, swapped
 from simfs import Crash, SimFS
 from simnet import SimNet
 
@@ -211,7 +211,8 @@ class IngestJob(Job):
             with swapped(build, "probe", self.probed):
                 pipeline = build_job(self.spec, self.registry, context)
             pipeline.parts.max_batch_events = rng.choice([1, 3, 64])
-            run(pipeline, stopping, told)
+            with in_pieces(rng):
+                run(pipeline, stopping, told)
         except Crash:
             pass
         finally:

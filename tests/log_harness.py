@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
-from crash_harness import BASE, Job, Later, Ticks, _deaf, exported, no_sabotage, run_seed, swapped
+from crash_harness import BASE, Job, Later, Ticks, _deaf, exported, in_pieces, no_sabotage, run_seed, swapped
 from simfs import Inode, SimFS
 
 from streamrnn import build
@@ -77,7 +77,8 @@ class LogJob(Job):
         def told(report):
             idle[0] = 0 if report.events else idle[0] + 1
 
-        run(pipeline, stopping, told)
+        with in_pieces(rng):
+            run(pipeline, stopping, told)
         self.look(fs)
         return {name: exported(core) for name, core in pipeline.parts.shards.items()}
 
