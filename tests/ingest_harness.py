@@ -23,6 +23,7 @@ from streamrnn.log import ingest, layout
 from streamrnn.net.protocol import Refusal
 from streamrnn.pipeline import run
 from streamrnn.sources import ingest as source
+from streamrnn.sources import logged
 
 MODEL = """
 decode: {type: jsonl}
@@ -222,7 +223,7 @@ class IngestJob(Job):
                 person.wire = None
         if to_the_end and left[0] < 0:
             raise AssertionError("it does not come to an end")
-        return not fs.dead and self.is_done(fs)
+        return not fs.dead and left[0] >= 0 and self.is_done(fs)
 
     def is_done(self, fs):
         producers = [person for person in self.people if isinstance(person, Producer)]
@@ -307,14 +308,14 @@ def _no_dedupe():
 
 @contextmanager
 def _wall_clock():
-    unwrap, rng = source.unwrap, random.Random(3)
+    unwrap, rng = logged.unwrap, random.Random(3)
 
     def late(frames):
         opened = unwrap(frames)
         opened.fields["log.time"] = opened.fields["log.time"] + rng.randrange(10**7)
         return opened
 
-    with swapped(source, "unwrap", late):
+    with swapped(logged, "unwrap", late):
         yield
 
 

@@ -84,9 +84,10 @@ class Consuming(threading.Thread):
                 if len(self.seen) == self.wanted:
                     return
 
-    def wait_for_more(self, count):
+    def wait_for_more(self, count, folder):
         with self.got:
-            assert self.got.wait_for(lambda: len(self.seen) > count, timeout=60)
+            came = self.got.wait_for(lambda: len(self.seen) > count, timeout=60)
+        assert came, (folder / "err.txt").read_text()
 
 
 def logged(folder):
@@ -102,7 +103,8 @@ def logged(folder):
 
 
 def start(folder):
-    return subprocess.Popen([*RUN, "live.yaml"], cwd=folder, stderr=subprocess.DEVNULL)
+    with (folder / "err.txt").open("ab") as err:
+        return subprocess.Popen([*RUN, "live.yaml"], cwd=folder, stderr=err)
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def test_kills_at_random_moments(folder):
     for thread in (*producers, consumer):
         thread.start()
     for _ in range(KILLS):
-        consumer.wait_for_more(len(consumer.seen))
+        consumer.wait_for_more(len(consumer.seen), folder)
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=rng.random() * 0.3)
         process.kill()

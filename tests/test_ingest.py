@@ -10,11 +10,13 @@ import pytest
 from pydantic import ValidationError
 from test_log import files, out
 
+from streamrnn.builtins.ends import StdinConfig
 from streamrnn.builtins.logs import LogSinkConfig, LogSourceConfig
 from streamrnn.builtins.sockets import SocketSinkConfig, SocketSourceConfig
 from streamrnn.codecs.lines import LineFramer
 from streamrnn.context import ManualClock
 from streamrnn.errors import OptionError, SourceError
+from streamrnn.events import Mark
 from streamrnn.log import layout
 from streamrnn.log.rolling import Rolling
 from streamrnn.ports import EndOfStream
@@ -22,6 +24,7 @@ from streamrnn.sinks import log as log_sink
 from streamrnn.sinks import socket as socket_sink
 from streamrnn.sources import log as log_source
 from streamrnn.sources import socket as socket_source
+from streamrnn.sources import stdin as stdin_source_module
 from streamrnn.testing import quiet_context
 
 
@@ -423,3 +426,57 @@ def test_a_consumer_that_says_no_hello_is_turned_away(open_sink, connect, hello)
     sink = open_sink()
     (told,) = taken(sink, connect(hello, "o.sock"))
     assert told["error"]["code"] == "hello"
+
+
+# Standard input
+
+
+class Pipe:
+    """What arrives at standard input, piece by piece."""
+
+    def __init__(self, *pieces):
+        self.pieces = list(pieces)
+
+    def read(self, size, wait_ms):
+        return self.pieces.pop(0) if self.pieces else b""
+
+
+def stdin_source(tmp_path, clock, *pieces):
+    config = StdinConfig(durability="log", log="ingest")
+    context = quiet_context(base_dir=tmp_path, clock=clock, stdin=Pipe(*pieces))
+    return stdin_source_module.build(config, context, new_framer)
+
+
+def marks_and_records(source, limit=100):
+    found = []
+    while True:
+        try:
+            block = source.read(limit, 1)
+        except EndOfStream:
+            return found
+        if isinstance(block, Mark):
+            found.append(("end", block.position))
+        elif block is not None:
+            found += [(int(at), block.record(i).decode()) for i, at in enumerate(block.positions)]
+
+
+def test_what_a_pipe_gave_is_served_again(tmp_path, clock):
+    source = stdin_source(tmp_path, clock, b"a\nb\nc", None, b"c\nd\n", b"last")
+    place = source.place()
+    assert [source.read(1, 1).record(0), source.read(1, 1).record(0)] == [b"a", b"b"]
+    later = source.place()
+    source.close()
+    for at, expected in ((later, []), (place, [(0, "a"), (1, "b")])):
+        source = stdin_source(tmp_path, clock)
+        source.resume(json.loads(json.dumps(at)))
+        assert marks_and_records(source) == [*expected, ("end", 2)]
+        source.close()
+    source = stdin_source(tmp_path, clock, b"x\n\nnonsense", b"\nlast")
+    source.resume(later)
+    assert marks_and_records(source, 1) == [(2, "x"), (3, "nonsense"), (4, "last"), ("end", 5)]
+    source.close()
+
+
+def test_stdin_says_log_and_durability_together():
+    with pytest.raises(ValidationError, match="expected durability: log and log: DIR together"):
+        StdinConfig(durability="log")

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from streamrnn.codecs.lines import LineFramer
-from streamrnn.errors import OptionError, SourceError
-from streamrnn.events import Origin
-from streamrnn.log.envelope import longest_line, unwrap
-from streamrnn.log.ingest import PARTITION, IngestLog, Producer
-from streamrnn.log.layout import LogError
-from streamrnn.log.reading import PartitionReader
-from streamrnn.log.rolling import Rolling
+from streamrnn.log.ingest import PARTITION, Producer
 from streamrnn.net.protocol import Refusal, error, hello_of_producer, message
 from streamrnn.net.server import Room, Server
 from streamrnn.ports import EndOfStream
@@ -27,9 +18,9 @@ if TYPE_CHECKING:
     from streamrnn.net.connection import Connection
     from streamrnn.net.listening import Listener
     from streamrnn.ports import Framer, Place
+    from streamrnn.sources.logged import Logged
 
 _READ_BYTES = 1 << 16
-_ORIGIN = Origin("socket", PARTITION)
 
 
 class _Client:
@@ -63,9 +54,9 @@ class IngestSource:
         context: Context,
         new_framer: Callable[..., Framer],
         listeners: list[Listener],
-        log: IngestLog,
+        logged: Logged,
     ) -> None:
-        self._config, self._new_framer, self._log = config, new_framer, log
+        self._config, self._new_framer, self._logged, self._log = config, new_framer, logged, logged.log
         self._server = Server(listeners, Room(config.max_connections, config.max_pending_bytes), context)
         self.addresses = [listener.address for listener in listeners]
         """Where it listens, in the order of the options, with the ports it got."""
@@ -74,61 +65,46 @@ class IngestSource:
         """The one connection of each producer."""
         self._leaving: list[_Client] = []
         """Those of which no more will come, and that may still have to hear what the log has of them."""
-        most = longest_line(_lines_of(new_framer()).limit)
-        self._reader = PartitionReader(context.fs, log.folder, partial(LineFramer, most))
-        self._is_recovered = self._has_ended = False
+        self._has_ended = False
         self._checked_s = self._server.now_s
 
     def read(self, limit: int, wait_ms: int) -> Block | None:
         """See `Source.read`; None also where something happened that gave no record."""
         if self._has_ended:
             raise EndOfStream
-        with self._telling():
-            self._recover(None)
-            backlog = self._log.end - self._reader.offset
-            if backlog < self._config.max_backlog:
+        self._logged.recover()
+        backlog = self._logged.backlog
+        if backlog < self._config.max_backlog:
+            with self._logged.telling():
                 self._listen(0 if backlog or self._is_over() else wait_ms / 1000)
-            block = self._next_block(limit)
+        block = self._logged.next_block(limit)
         self._check()
-        if block is None and self._is_over() and self._reader.offset == self._log.end:
+        if block is None and self._is_over() and not self._logged.backlog:
             self._has_ended = True
             raise EndOfStream
         return block
 
     def position(self) -> Mapping[str, int]:
         """See `Source.position`: an offset in the log."""
-        return {PARTITION: self._reader.offset}
+        return {PARTITION: self._logged.offset}
 
     def place(self) -> Place:
         """See `Resumable.place`."""
-        with self._telling():
-            self._recover(None)
-            return {"log": self._log.place(), "reader": self._reader.place()}
+        return self._logged.place()
 
     def resume(self, place: Place) -> None:
         """See `Resumable.resume`."""
-        with self._telling():
-            self._recover(place["log"])
-            self._reader.resume(place["reader"])
+        self._logged.resume(place)
 
     def committed(self, place: Place, oldest: Place | None) -> None:
-        """See `ports.Committing`: what no commit needs any more may go."""
-        with self._telling():
-            self._log.remove_old((oldest or place)["reader"]["offset"])
+        """See `ports.Committing`."""
+        self._logged.committed(place, oldest)
 
     def close(self) -> None:
         """See `Source.close`."""
         self._has_ended = True
         self._server.close()
-        self._reader.close()
-        self._log.close()
-
-    def _recover(self, place: Place | None) -> None:
-        if not self._is_recovered:
-            self._is_recovered = True
-            self._log.recover(place)
-            if place is None:
-                self._reader.seek(self._log.first)
+        self._logged.close()
 
     def _is_over(self) -> bool:
         ends = self._config.until == "last_connection_closed"
@@ -222,22 +198,6 @@ class IngestSource:
         self._clients.pop(connection.number, None)
         self._server.drop(connection)
 
-    def _next_block(self, limit: int) -> Block | None:
-        while True:
-            while not (frames := self._reader.take(limit)):
-                if not self._reader.advance(self._log.end):
-                    return None
-            opened = unwrap(frames)
-            if opened.frames:
-                block = opened.frames.block(_ORIGIN)
-                count = len(block)
-                block.fields = {
-                    "log.offset": block.positions,
-                    "log.partition": [PARTITION] * count,
-                    **opened.fields,
-                }
-                return block
-
     def _check(self) -> None:
         """Close clients that take too long, now and then."""
         now_s, config = self._server.now_s, self._config
@@ -255,16 +215,6 @@ class IngestSource:
         if client := self._clients.get(connection.number):
             self._forget(client)
 
-    @contextmanager
-    def _telling(self) -> Iterator[None]:
-        try:
-            yield
-        except LogError as problem:
-            raise SourceError(str(problem)) from problem
-        except OSError as problem:
-            where = problem.filename or self._log.folder
-            raise SourceError(f"{where}: cannot write or read: {problem.strerror}") from problem
-
 
 def _after(frames: Frames, count: int) -> Frames:
     """All but the first `count` records."""
@@ -275,25 +225,3 @@ def _after(frames: Frames, count: int) -> Frames:
         frames.buffer = frames.buffer[begin:]
         frames.starts, frames.ends = frames.starts - begin, frames.ends - begin
     return frames
-
-
-def _lines_of(framer: Framer) -> LineFramer:
-    if not isinstance(framer, LineFramer):
-        text = (
-            "an ingest log holds one record a line, and this codec's are none; expected decode: {type: jsonl}"
-        )
-        raise OptionError((("durability",), text))
-    return framer
-
-
-def open_log(config: SocketSourceConfig, context: Context, framer: Framer) -> IngestLog:
-    """The log of a source with `durability: log`, locked. Raises `SourceError` and `OptionError`."""
-    _lines_of(framer)
-    assert config.log is not None
-    rolling = Rolling(keep_bytes=config.keep_bytes, keep_s=config.keep_s)
-    try:
-        return IngestLog(context, config.log, rolling, config.max_producers)
-    except LogError as problem:
-        raise SourceError(str(problem)) from problem
-    except OSError as problem:
-        raise SourceError(f"{config.log}: cannot open: {problem.strerror}") from problem

@@ -266,17 +266,18 @@ def build(
     config: SocketSourceConfig, context: Context, new_framer: Callable[..., Framer]
 ) -> SocketSource | IngestSource:
     """The source, listening. Raises `SourceError` if it cannot, `OptionError` for a codec without lines."""
-    log = None
+    logged = None
     if config.durability == "log":
-        from streamrnn.sources.ingest import IngestSource, open_log
+        from streamrnn.sources.ingest import IngestSource
+        from streamrnn.sources.logged import Logged
 
-        log = open_log(config, context, new_framer())
+        logged = Logged("socket", config, context, new_framer(), config.max_producers)
     try:
         listeners = listen(config.addresses(), context)
     except OSError as error:
-        if log is not None:
-            log.close()
+        if logged is not None:
+            logged.close()
         raise SourceError(f"{error.filename}: cannot listen: {error.strerror}") from error
-    if log is not None:
-        return IngestSource(config, context, new_framer, listeners, log)
+    if logged is not None:
+        return IngestSource(config, context, new_framer, listeners, logged)
     return SocketSource(config, context, new_framer, listeners)
