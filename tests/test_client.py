@@ -22,6 +22,8 @@ from streamrnn.context import FileSystem
 from streamrnn.log import layout
 
 KILLS = int(os.environ.get("STREAMRNN_KILLS", "4"))
+PATIENCE_S = 600
+"""On a machine that is busy with other things a start can take minutes."""
 RUN = [sys.executable, "-m", "streamrnn", "run", "-q"]
 MODEL = """
 decode: {type: jsonl}
@@ -54,7 +56,7 @@ class Producing(threading.Thread):
         self.rng = random.Random(name)
 
     def run(self):
-        with Producer(self.address, self.name) as producer:
+        with Producer(self.address, self.name, patience_s=PATIENCE_S) as producer:
             while not self.stop.is_set():
                 for _ in range(self.rng.choice([1, 1, 5, 30])):
                     record = {"k": self.rng.choice("abcdef"), "x": self.rng.randrange(99)}
@@ -71,7 +73,7 @@ class Consuming(threading.Thread):
 
     def __init__(self, folder):
         super().__init__()
-        self.consumer = Consumer(f"unix:{folder}/out.sock", start=0)
+        self.consumer = Consumer(f"unix:{folder}/out.sock", start=0, patience_s=PATIENCE_S)
         self.seen, self.wanted = [], None
         self.got = threading.Condition()
 
@@ -86,7 +88,7 @@ class Consuming(threading.Thread):
 
     def wait_for_more(self, count, folder):
         with self.got:
-            came = self.got.wait_for(lambda: len(self.seen) > count, timeout=60)
+            came = self.got.wait_for(lambda: len(self.seen) > count, timeout=PATIENCE_S)
         assert came, (folder / "err.txt").read_text()
 
 
@@ -132,12 +134,12 @@ def test_kills_at_random_moments(folder):
         process = start(folder)
     stop.set()
     for thread in producers:
-        thread.join(60)
+        thread.join(PATIENCE_S)
     with consumer.got:
         consumer.wanted = sum(1 for p in producers for record in p.sent if record != "nonsense")
         is_whole = len(consumer.seen) == consumer.wanted
     if not is_whole:
-        consumer.join(60)
+        consumer.join(PATIENCE_S)
     process.terminate()
     assert process.wait(20) == 0
     assert logged(folder) == {p.name: list(enumerate(p.sent)) for p in producers}
