@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,10 @@ from streamrnn.build import build_pipeline
 from streamrnn.builtins.logs import LogSinkConfig, LogSourceConfig
 from streamrnn.codecs.csv import CsvCodec
 from streamrnn.codecs.lines import LineFramer
+from streamrnn.commit.job import build_job
 from streamrnn.config.load import load_pipeline
-from streamrnn.context import ManualClock
-from streamrnn.errors import ConfigError, OptionError, SinkError, SourceError
+from streamrnn.context import Context, ManualClock
+from streamrnn.errors import ConfigError, OptionError, SinkError, SourceError, StateError
 from streamrnn.events import Block, Mark, Origin, OutBlock
 from streamrnn.log import layout
 from streamrnn.pipeline import run
@@ -488,3 +491,47 @@ def test_what_goes_by_commits_needs_them(tmp_path, option):
     assert finding.path == f"sink.{option.partition(':')[0]}"
     assert "needs checkpoint: it goes by what is committed" in finding.message
     load(text + "checkpoint: {dir: job}\n", tmp_path)
+
+
+JOB = """
+source: {type: log, path: in, partitions: ["2"]}
+decode: {type: jsonl}
+event: {inputs: {x: [{field: x}]}}
+model: {type: formula, state: {s: 0}, update: {s: s + x}, output: {y: "1.0 * s"}}
+encode: {type: jsonl}
+sink: {type: log, path: out, OPTIONS}
+checkpoint: {dir: job}
+"""
+
+
+def test_a_commit_is_gone_on_from_though_sizes_and_times_changed(tmp_path):
+    segment(tmp_path, "2", 0, '{"x": 1}\n')
+    for text in (
+        JOB.replace("OPTIONS", "segment_bytes: 100"),
+        JOB.replace("OPTIONS", "emit: committed, keep_s: 1000"),
+    ):
+        spec, registry, context = load(text, tmp_path)
+        run(build_job(spec, registry, context), lambda: False, lambda report: None)
+    assert files(tmp_path, "2") == {0: '{"y":1.0}\n'}
+    assert layout.committed_ends(context.fs, tmp_path / "out") == {"2": 1}
+    spec, registry, context = load(JOB.replace("out, OPTIONS", "other"), tmp_path)
+    with pytest.raises(StateError, match="sink: was"):
+        build_job(spec, registry, context)
+
+
+def test_a_socket_in_memory_says_what_it_loses(tmp_path, caplog):
+    text = JOB.replace("{type: log, path: out, OPTIONS}", "{type: stdout}").replace(
+        "checkpoint: {dir: job}", ""
+    )
+    text = text.replace(
+        '{type: log, path: in, partitions: ["2"]}',
+        '{type: socket, listen: "unix:s", until: last_connection_closed}',
+    )
+    (tmp_path / "p.yaml").write_text(text)
+    found = subprocess.run(
+        [sys.executable, "-m", "streamrnn", "lint", "p.yaml"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "p.yaml: source: durability: memory; what was received" in found.stderr
+    spec, registry, _ = load(text, tmp_path)
+    build_job(spec, registry, Context(base_dir=tmp_path)).close()
+    assert "source: durability: memory; what was received and not yet served is lost" in caplog.text

@@ -36,6 +36,8 @@ class PartitionWriter:
         self._begun_s = clock.monotonic()
         self._named = -1
         """The newest segment whose name is on the disk as well as what it holds."""
+        self._noted: tuple[object, Place] | None = None
+        """The last place that was asked for, so that nothing is synced for a partition that rests."""
         if found := segments(fs, folder):
             self._open(found[-1])
 
@@ -77,11 +79,15 @@ class PartitionWriter:
         """A place, once all before it is on the disk; full segments are already. On any thread."""
         if first is None:
             return {"offset": offset}
+        if self._noted is not None and self._noted[0] == (offset, first, size):
+            return self._noted[1]
         path = segment_path(self._folder, first)
         with closing(self._fs.open_read(path)) as file:
             self._fs.sync(file)
         self._name(first)
-        return {"offset": offset, "segment": first, "before": prefix_of(self._fs, path, size)}
+        place: Place = {"offset": offset, "segment": first, "before": prefix_of(self._fs, path, size)}
+        self._noted = (offset, first, size), place
+        return place
 
     def _name(self, first: int) -> None:
         if first > self._named:

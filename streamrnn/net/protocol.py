@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 _NAME = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}$")]
-_COUNT = Annotated[int, msgspec.Meta(ge=0)]
+_COUNT = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class Refusal(Exception):
@@ -22,7 +22,7 @@ class ProducerHello(msgspec.Struct, forbid_unknown_fields=True):
     """Whose records follow; with `seq`, the number of the first one. No `epoch` asks for a new one."""
 
     producer: _NAME
-    epoch: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=1 << 53)] | None = None
     seq: _COUNT | None = None
 
 

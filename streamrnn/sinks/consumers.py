@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from streamrnn.codecs.lines import LineFramer
+from streamrnn.errors import SinkError
 from streamrnn.log import layout
 from streamrnn.log.layout import LogError
 from streamrnn.log.reading import PartitionReader
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from streamrnn.ports import Place, Source
 
 _AT_ONCE = 1024
+_CHUNKS = 16
+"""How many times as many a consumer is sent before it is the stream's turn again."""
 _LONGEST_HELLO_BYTES = 1024
 _LONGEST_OUTPUT_BYTES = 1 << 31
 
@@ -152,14 +155,17 @@ class ConsumersSink:
         known = self._committed
         end = self.log.end(consumer.partition) if known is None else known.get(consumer.partition, 0)
         try:
-            while len(consumer.connection.pending) < self._most and reader.offset < end:
-                frames = reader.take(_AT_ONCE)
-                if not frames:
+            for _ in range(_CHUNKS):
+                if len(consumer.connection.pending) >= self._most or reader.offset >= end:
+                    return
+                while not (frames := reader.take(_AT_ONCE)):
                     if not reader.advance(end):
                         return
-                    continue
                 chunk = message(outputs=len(frames), **{"from": int(frames.positions[0])})
                 self._server.send(consumer.connection.number, chunk + frames.buffer + b"\n")
+        except OSError as problem:
+            where = problem.filename or self.log.folder
+            raise SinkError(f"{where}: cannot read: {problem.strerror}") from problem
         except LogError as problem:
             first = next(iter(layout.segments(self._fs, self.log.folder / consumer.partition)), 0)
             self._turn_away(consumer, Refusal("gone", str(problem), first=first))
