@@ -233,9 +233,10 @@ class IngestJob(Job):
         return all(producer.is_done for producer in producers) and len(ends) == 1
 
     def check(self, fs):
-        logged = {}
-        for line in whole(fs, "ingest"):
-            envelope = json.loads(line)
+        logged, lines = {}, [json.loads(line) for line in whole(fs, "ingest")]
+        times = [envelope["time"] for envelope in lines]
+        assert times == sorted(times), "time went back in the log"
+        for envelope in lines:
             if "value" in envelope or "text" in envelope or "base64" in envelope:
                 logged.setdefault(envelope["producer"], []).append((envelope["seq"], envelope))
         for person in self.people:
@@ -353,6 +354,7 @@ SABOTAGES = {
     ),
     "records sent again are taken again": _no_dedupe,
     "time is that of serving, not of the log": _wall_clock,
+    "time in the log goes back": _time_goes_back,
     "an older connection goes on": _not_fenced,
     "producers forgotten that no commit knows, torn lines kept": _tail_not_learnt,
 }
