@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from streamrnn.encode import Answered, EncodeStage
@@ -45,6 +45,14 @@ class Parts:
     max_batch_events: int
 
 
+@dataclass(slots=True)
+class Served:
+    """One block that was served: what the core said of its events, and what is to be written."""
+
+    answered: Answered
+    out: OutBlock
+
+
 class Pipeline:
     """`open`, then `run_once` until it answers None, then `close`; no signals, no printing inside."""
 
@@ -55,8 +63,18 @@ class Pipeline:
         """Marks to handle before the next read; may be appended to from another thread."""
         self._idle: Callable[[], None] = getattr(parts.sink, "idle", lambda: None)
         """Lets a sink go on with what its readers did not take at once."""
-        self.commits: Commits | None = None
+        self._commits: Commits | None = None
         self._closed = False
+
+    @property
+    def commits(self) -> Commits | None:
+        """What makes the commits of this pipeline; None if it makes none."""
+        return self._commits
+
+    @commits.setter
+    def commits(self, commits: Commits) -> None:
+        self._commits = commits
+        commits.told = lambda made: self._observe("streamrnn_checkpoint_done", **asdict(made))
 
     def open(self) -> None:
         """Everything was opened when it was built; tell the observers."""
@@ -86,18 +104,9 @@ class Pipeline:
         return Report(live_keys=len(parts.shards))
 
     def _serve(self, block: Block) -> Report:
-        """The way of an event: decode, event, core, encode, write."""
-        parts, core = self.parts, self.parts.shards.of(block.origin)
-        decoded = parts.decode(block)
-        batch, records, refused = parts.event.read(decoded, block)
-        outputs = core.process(batch)
-        refused |= {int(records[i]): reason for i, reason in outputs.refused.items()}
-        rejected = tuple(_rejected(block, i, refused[i]) for i in sorted(refused))
-        columns = parts.encode.columns(Answered(outputs, batch, core.cause_names), decoded, records)
-        buffer, ends = parts.format(columns, len(outputs))
-        keys = [batch.keys[i] for i in outputs.accepted.tolist()]
-        parts.sink.write(OutBlock(buffer, ends, keys, records[outputs.accepted], block, rejected))
-        report = Report(len(block), len(outputs), len(parts.shards), rejected)
+        served = serve(self.parts, block)
+        self.parts.sink.write(served.out)
+        report = Report(len(block), len(served.out), len(self.parts.shards), served.out.rejected)
         self._report(block, report)
         return report
 
@@ -139,6 +148,20 @@ class Pipeline:
                 self._hooks.unregister(implementation.plugin)
                 text = f"observer '{implementation.plugin_name}' raised {type(error).__name__}: {error}"
                 self._on_broken(f"{text}; it is disabled")
+
+
+def serve(parts: Parts, block: Block) -> Served:
+    """The way of an event but for its ends: decode, event, core, encode."""
+    core = parts.shards.of(block.origin)
+    decoded = parts.decode(block)
+    batch, records, refused = parts.event.read(decoded, block)
+    outputs = core.process(batch)
+    refused |= {int(records[i]): reason for i, reason in outputs.refused.items()}
+    rejected = tuple(_rejected(block, i, refused[i]) for i in sorted(refused))
+    answered = Answered(outputs, batch, core.cause_names)
+    buffer, ends = parts.format(parts.encode.columns(answered, decoded, records), len(outputs))
+    keys = [batch.keys[i] for i in outputs.accepted.tolist()]
+    return Served(answered, OutBlock(buffer, ends, keys, records[outputs.accepted], block, rejected))
 
 
 def _rejected(block: Block, i: int, reason: str) -> Rejected:

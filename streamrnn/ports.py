@@ -21,7 +21,7 @@ Place = dict[str, Any]
 
 @runtime_checkable
 class Resumable(Protocol):
-    """A framer, source, sink or file of refused events that can go on where an earlier run committed.
+    """A framer, source, encoder, sink or file of refused events that can go on where a run committed.
 
     A pipeline with `checkpoint` asks its parts for these methods; one that lacks them begins anew. An output
     may offer `placing()` besides: it notes its place and returns at once, with a function that makes what was
@@ -101,7 +101,10 @@ class Codec(Protocol):
         ...
 
     def encoder(self) -> Callable[[Mapping[str, Column], int], tuple[bytes, IntArray]]:
-        """A function from named columns and their length n to a buffer and the end of each record in it."""
+        """A function from named columns and their length n to a buffer and the end of each record in it.
+
+        One that writes something before its first record is also `Resumable`.
+        """
         ...
 
 
