@@ -43,6 +43,19 @@ class Resumable(Protocol):
         ...
 
 
+@runtime_checkable
+class Committing(Protocol):
+    """A source or sink that is told of commits."""
+
+    def committed(self, place: Place, oldest: Place | None) -> None:
+        """A commit with this place of it is on the disk; what lies before `oldest` is not asked for any more.
+
+        Called after each commit and when a run goes on from one, but not while outputs are made again after a
+        commit was found broken; on whichever thread wrote it, while `read` and `write` may go on.
+        """
+        ...
+
+
 class Framer(Protocol):
     """Finds records in a stream of bytes; one per connection or file, since it remembers half a record."""
 

@@ -79,6 +79,17 @@ def swapped(owner, name, value):
         setattr(owner, name, before)
 
 
+@contextmanager
+def in_pieces(rng):
+    """Commits are made in many pieces and parts, or in few."""
+    rows = rng.choice([1, 3, 4096])
+    sizes = {"_PART_BYTES": rng.choice([1, 500, 1 << 20]), "_PIECE_ROWS": rows, "_LEAST_ROWS": rows}
+    with ExitStack() as small:
+        for name, value in sizes.items():
+            small.enter_context(swapped(writer, name, value))
+        yield
+
+
 class Job:
     """A pipeline file and its input. `text` may be any pipeline that writes out.txt, bad.txt and job."""
 
@@ -86,6 +97,7 @@ class Job:
         rng = random.Random(1)
         files = files or {"a.jsonl": events(rng, 60), "b.jsonl": b"", "c.jsonl": events(rng, 40)}
         self.files = {BASE / name: data for name, data in files.items()}
+        self.registry = REGISTRY
         self.verdict = None
         self.promised = 0
         """The newest commit that was made: no later life may find only older ones."""
@@ -110,14 +122,7 @@ class Job:
             left[0] = None if left[0] is None else left[0] - 1
             return self.turn(fs, rng, pipeline) or (left[0] is not None and left[0] < 0)
 
-        rows = rng.choice([1, 3, 4096])
-        with ExitStack() as small:  # a commit in many pieces and parts
-            for name, value in (
-                ("_PART_BYTES", rng.choice([1, 500, 1 << 20])),
-                ("_PIECE_ROWS", rows),
-                ("_LEAST_ROWS", rows),
-            ):
-                small.enter_context(swapped(writer, name, value))
+        with in_pieces(rng):
             try:
                 run(pipeline, stopping, lambda report: None)
             finally:

@@ -210,6 +210,8 @@ class SimFS(FileSystem):
 
     def status(self, path):
         inode = self._file(path)
+        if inode is None and self.names(path):
+            return os.stat_result((stat.S_IFDIR | 0o700, 1, 1, 1, 0, 0, 0, 0, 0, 0))
         return super().status(path) if inode is None else self._status(inode)
 
     def status_of(self, file):
@@ -237,8 +239,9 @@ class SimFS(FileSystem):
         file.inode.change(size, None)
 
     def names(self, folder):
-        inside = [path for path in self.cached if os.path.dirname(path) == str(folder)]
-        return sorted(os.path.basename(path) for path in inside)
+        above = f"{folder}/"
+        below = [path[len(above) :] for path in self.cached if path.startswith(above)]
+        return sorted({path.partition("/")[0] for path in below})
 
     def sync_folder(self, folder):
         with self.step("sync_folder", str(folder)):

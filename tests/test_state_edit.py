@@ -9,7 +9,8 @@ import random
 from dataclasses import replace
 
 import pytest
-from crash_harness import BASE, FORMULA, REGISTRY, SABOTAGES, Job, Ticks, events, no_sabotage, swapped
+from crash_harness import BASE, FORMULA, REGISTRY, SABOTAGES, Job, events, no_sabotage, swapped
+from sim_parts import Ticks
 from simfs import Crash, SimFS
 
 from streamrnn.commit import edit, exports, keys

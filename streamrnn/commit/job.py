@@ -34,6 +34,8 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
     """
     config = spec.file.checkpoint
     if config is None:
+        if note := getattr(spec.source.options, "durability_note", None):
+            context.log.warning("source: %s", note)
         return build_pipeline(spec, registry, context)
     folder = context.path(config.dir)
     with ExitStack() as opened:
@@ -47,11 +49,14 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
         pipeline = build_pipeline(spec, registry, context)
         opened.callback(pipeline.close, StateError("not started"))
         parts = pipeline.parts
-        chain = Chain() if newest is None else _go_on(commits_there, spec, pipeline, context)
+        found = None if newest is None else _go_on(commits_there, spec, pipeline, context)
         _tell_promises(spec, parts, context)
+        chain = Chain() if found is None else found.chain
         commits = Commits(folder, config, parts, context, _fixed(spec, parts), chain, lock)
-        if newest is None:
+        if found is None:
             commits.commit()
+        elif not found.fell_back:
+            commits.tell(found.manifest["number"])
         pipeline.commits = commits
         opened.pop_all()
     return pipeline
@@ -88,9 +93,10 @@ def described(spec: PipelineSpec) -> dict[str, Any]:
 
 
 def _chosen(chosen: Chosen) -> dict[str, Any]:
-    hidden = set(getattr(chosen.options, "undescribed", ()))
-    told = chosen.options.model_dump(mode="json", exclude_defaults=True, exclude=hidden)
-    return {"type": chosen.component.name, **told}
+    """Its type and options, but for those that change only how it goes about it."""
+    apart = set(getattr(chosen.options, "operational", ()))
+    options = chosen.options.model_dump(mode="json", exclude_defaults=True, exclude=apart)
+    return {"type": chosen.component.name, **options}
 
 
 def _fixed(spec: PipelineSpec, parts: Parts) -> dict[str, Any]:
@@ -127,7 +133,9 @@ def _hold(folder: Path, context: Context) -> BinaryIO:
     return lock
 
 
-def _go_on(there: recovery.Recovery, spec: PipelineSpec, pipeline: Pipeline, context: Context) -> Chain:
+def _go_on(
+    there: recovery.Recovery, spec: PipelineSpec, pipeline: Pipeline, context: Context
+) -> recovery.Found:
     """State, source, then outputs, which are the only ones that change something."""
     parts = pipeline.parts
     notes: set[str] = set()
@@ -153,7 +161,7 @@ def _go_on(there: recovery.Recovery, spec: PipelineSpec, pipeline: Pipeline, con
         if place is not None and isinstance(part, Resumable):
             part.resume(place | again)
     pipeline.went_on = _told(found, parts)
-    return found.chain
+    return found
 
 
 def restore(parts: Parts, segments: Iterable[tuple[str, Iterable[bytes]]], folder: Path) -> set[str]:

@@ -58,11 +58,19 @@ def rule_problems(file: m.PipelineFile, rules: list[Chosen]) -> Iterator[Problem
 
 
 def checkpoint_problems(spec: PipelineSpec) -> Iterator[Problem]:
-    """Ends that a pipeline with commits cannot have; such options say so in `refuses_checkpoint`."""
-    for chosen in (spec.source, spec.sink) if spec.file.checkpoint else ():
-        if refused := getattr(chosen.options, "refuses_checkpoint", None):
+    """Ends that a pipeline with commits, or one without, cannot have.
+
+    Such options say so in `refuses_checkpoint` or `needs_checkpoint`: an option, and why.
+    """
+    asked, told = (
+        ("refuses_checkpoint", "cannot stand beside checkpoint")
+        if spec.file.checkpoint
+        else ("needs_checkpoint", "needs checkpoint")
+    )
+    for chosen in (spec.source, spec.sink):
+        if refused := getattr(chosen.options, asked, None):
             option, why = refused
-            yield (*chosen.path, option), f"cannot stand beside checkpoint: {why}"
+            yield (*chosen.path, option), f"{told}: {why}"
 
 
 def context_problems(spec: PipelineSpec) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from streamrnn.context import Context
     from streamrnn.events import Block
     from streamrnn.ports import Framer, Place
+    from streamrnn.sources.logged_stdin import LoggedStdinSource
 
 _READ_BYTES = 1 << 18
 _ORIGIN = Origin("stdin", "stdin")
@@ -116,6 +117,14 @@ class StdinSource:
         return Mark("source_end", _ORIGIN, self._framer.position)
 
 
-def build(config: StdinConfig, context: Context, new_framer: Callable[..., Framer]) -> StdinSource:
-    """The source; nothing is read yet."""
+def build(
+    config: StdinConfig, context: Context, new_framer: Callable[..., Framer]
+) -> StdinSource | LoggedStdinSource:
+    """The source; nothing is read yet. Raises `SourceError` and `OptionError` for its log, if any."""
+    if config.durability == "log":
+        from streamrnn.sources.logged import Logged
+        from streamrnn.sources.logged_stdin import LoggedStdinSource
+
+        logged = Logged("stdin", config, context, new_framer(), names=0)
+        return LoggedStdinSource(context, new_framer, logged)
     return StdinSource(context, new_framer())
