@@ -21,6 +21,7 @@ from time import perf_counter
 import numpy as np
 
 from streamrnn.backend import Backend
+from streamrnn.cli.run import few_interruptions
 from streamrnn.commit import recovery, writer
 from streamrnn.commit.job import build_job
 from streamrnn.config.load import load_pipeline
@@ -104,6 +105,12 @@ def pause(folder: Path) -> None:
     while pipeline.parts.shards.events < _PAUSE_KEYS:
         pipeline.run_once()
     _always_base()
+    with few_interruptions():
+        _print_pause(pipeline)
+    pipeline.close(StateError("measured"))
+
+
+def _print_pause(pipeline: Pipeline) -> None:
     quiet = [_timed(pipeline.run_once) for _ in range(_TURNS // 2)]
     assert pipeline.commits is not None
     pipeline.commits._config = pipeline.commits._config.model_copy(update={"every_s": 0.0})
@@ -116,7 +123,6 @@ def pause(folder: Path) -> None:
     size = _PAUSE_KEYS * _HIDDEN * 4 / _MB
     print(f"pause: the longest of {len(busy)} turns during three commits of {size:.0f} MB takes")
     print(f"  {max(busy) / p99:.2f} x the p99 of one without (goal: under 2); the usual one {usual:.2f} x")
-    pipeline.close(StateError("measured"))
 
 
 def _make_inputs(folder: Path) -> None:

@@ -17,7 +17,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 from streamrnn.build import build_pipeline  # noqa: E402
-from streamrnn.cli.run import few_collections  # noqa: E402
+from streamrnn.cli.run import few_interruptions  # noqa: E402
 from streamrnn.config.open import open_pipeline  # noqa: E402
 from streamrnn.core.shards import WHOLE  # noqa: E402
 from streamrnn.pipeline import run  # noqa: E402
@@ -63,7 +63,7 @@ def measure(file: str) -> dict[str, Any]:
         events[0] += report.events
 
     start = time.process_time()
-    with few_collections():
+    with few_interruptions():
         run(pipeline, lambda: False, told)
     return {"events": events[0], "cpu_s": time.process_time() - start, "stages": spent}
 

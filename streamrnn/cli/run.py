@@ -54,18 +54,23 @@ def _run(file: str, quiet: bool, stop: Stopping) -> None:
     if not quiet and pipeline.went_on:
         click.echo(pipeline.went_on, err=True)
     stop.has_begun = True
-    with Progress(context.clock, sys.stderr, quiet, pipeline.commits) as progress, few_collections():
+    with Progress(context.clock, sys.stderr, quiet, pipeline.commits) as progress, few_interruptions():
         run(pipeline, lambda: stop.asked, progress.told)
 
 
 @contextmanager
-def few_collections() -> Iterator[None]:
-    """Let Python look for cycles rarely: a batch makes thousands of objects, and no cycle among them."""
-    before = gc.get_threshold()
+def few_interruptions() -> Iterator[None]:
+    """Let Python look for cycles rarely: a batch makes thousands of objects, and no cycle among them.
+
+    And let a thread beside the stream keep the interpreter for a millisecond at most.
+    """
+    before, interval_s = gc.get_threshold(), sys.getswitchinterval()
+    sys.setswitchinterval(0.001)
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     try:
         yield
     finally:
         gc.set_threshold(*before)
+        sys.setswitchinterval(interval_s)
         gc.unfreeze()

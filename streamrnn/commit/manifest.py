@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from hashlib import blake2b, sha256
 from typing import Any
@@ -61,23 +61,33 @@ def number_of(segment: Mapping[str, Any]) -> int:
     return int(segment["name"].split(".")[0].removeprefix("state-"))
 
 
-def digest(chunks: Sequence[bytes | memoryview], by: str = "sha256") -> str:
-    """What tells bytes from others that an accident made of them."""
-    found = _DIGESTS[by]()
-    for chunk in chunks:
-        found.update(chunk)
-    return f"{by}:{found.hexdigest()}"
+class Digest:
+    """What tells bytes from others that an accident made of them, taken of one piece after the other."""
+
+    def __init__(self, by: str = "sha256") -> None:
+        self._by, self._found = by, _DIGESTS[by]()
+        self.update: Callable[[bytes | memoryview], None] = self._found.update
+
+    def __str__(self) -> str:
+        return f"{self._by}:{self._found.hexdigest()}"
+
+
+def digest(data: bytes, by: str) -> str:
+    """That of bytes which are there at once."""
+    found = Digest(by)
+    found.update(data)
+    return str(found)
 
 
 def is_of(data: bytes, written: str) -> bool:
     """Whether a digest is that of the bytes."""
     by = written.partition(":")[0]
-    return by in _DIGESTS and written == digest([data], by)
+    return by in _DIGESTS and written == digest(data, by)
 
 
 def encode(manifest: Manifest) -> bytes:
     """The one way to write a manifest down."""
-    return _canonical({"digest": digest([_canonical(manifest)], "blake2b"), "manifest": manifest}) + b"\n"
+    return _canonical({"digest": digest(_canonical(manifest), "blake2b"), "manifest": manifest}) + b"\n"
 
 
 def decode(data: bytes) -> Manifest:

@@ -7,7 +7,7 @@ parts beside the stream; outputs are made durable there too, before the commit t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +30,10 @@ _PART_BYTES = 16 << 20
 _PIECE_ROWS = 4096
 """Rows copied between two batches at most; a fraction of what a batch of as many events takes."""
 _LEAST_ROWS = 256
+_CHUNK_BYTES = 1 << 19
+_REST = 3
+"""How many times as long as it writes and hashes the thread beside the stream rests: copies of megabytes slow
+down a stream that reaches all over the memory for the state of its keys."""
 
 
 @dataclass
@@ -105,6 +109,8 @@ class Writer:
         """Whether the run has failed: what is being written must not be published any more."""
         self.made: Made | None = None
         """The last commit that was made."""
+        self.in_haste = True
+        """Whether somebody waits for it; else it leaves the memory to the stream most of the time."""
 
     def write_part(self, making: Making, partition: str, anew: bool, part: Callable[[], Chunks]) -> None:
         """Write a part of a partition's segment; a base takes the place of all segments before it."""
@@ -113,16 +119,14 @@ class Writer:
         name = m.segment_name(number, "base" if anew else "delta", making.parts)
         making.parts += 1
         making.bytes += size
-        self._write(self.folder / name, chunks)
+        digest = self._write(self.folder / name, chunks)
         if anew:
             making.segments = [
                 each
                 for each in making.segments
                 if m.partition_of(each) != partition or m.number_of(each) == number
             ]
-        making.segments.append(
-            {"name": name, "bytes": size, "digest": m.digest(chunks), "partition": partition}
-        )
+        making.segments.append({"name": name, "bytes": size, "digest": digest, "partition": partition})
 
     def write_manifest(self, making: Making) -> None:
         """Write the manifest of a commit whose state is written, and publish it."""
@@ -146,11 +150,18 @@ class Writer:
         self._fs.replace(unfinished, self.folder / m.commit_name(number))
         self._sync_folder()
 
-    def _write(self, path: Path, chunks: Chunks) -> None:
+    def _write(self, path: Path, chunks: Chunks) -> str:
+        """Write a file, durably; the digest of it."""
+        digest = m.Digest()
         with closing(self._fs.open_write(path, append=False)) as file:
-            for chunk in chunks:
+            for chunk in _of_size(chunks):
+                started_s = self._clock.monotonic()
                 self._fs.write(file, chunk)
+                digest.update(chunk)
+                if not self.in_haste:
+                    self._clock.sleep(_REST * (self._clock.monotonic() - started_s))
             self._sync(file)
+        return str(digest)
 
     def _sync(self, file: BinaryIO) -> None:
         self._fs.sync(file)
@@ -210,6 +221,7 @@ class Commits(Writer):
             rows = _PIECE_ROWS if late or not events else max(_LEAST_ROWS, min(events, _PIECE_ROWS))
             self._go_on(rows)
         elif begun_s - self._last_s >= self._config.every_s:
+            self.in_haste = False
             self._begin()
         self.longest_s = max(self.longest_s, self._clock.monotonic() - begun_s)
 
@@ -260,6 +272,7 @@ class Commits(Writer):
 
     def _finish(self) -> None:
         """Go on with the commit under way until there is none."""
+        self.in_haste = True
         while self._making is not None:
             self._go_on(_PIECE_ROWS)
             self._settle()
@@ -317,6 +330,24 @@ class Commits(Writer):
 def places_of(manifest: m.Manifest) -> list[Place | None]:
     """Where the source and the sink stood."""
     return [manifest["source"], manifest["outputs"]["sink"]]
+
+
+def _of_size(chunks: Chunks) -> Iterator[bytes | memoryview]:
+    """The same bytes in chunks that are worth handing over the interpreter for."""
+    small: list[bytes | memoryview] = []
+    held = 0
+    for chunk in chunks:
+        if len(chunk) >= _CHUNK_BYTES:
+            yield b"".join(small)
+            yield chunk
+            small, held = [], 0
+            continue
+        small.append(chunk)
+        held += len(chunk)
+        if held >= _CHUNK_BYTES:
+            yield b"".join(small)
+            small, held = [], 0
+    yield b"".join(small)
 
 
 def _placing(output: object) -> Callable[[], Place | None]:
