@@ -69,9 +69,9 @@ def _parts(
     elapsed, limits = elapsed_features(spec, context), core_limits(spec)
     decoder: Codec = _build(spec.decode, context)
     encoder: Codec = _build(spec.encode, context)
-    decode = _decode(decoder, spec, stage)
     source = source or build_source(spec, context, decoder)
     opened.callback(source.close)
+    decode = _decode(decoder, spec, stage, source)
     sink = sink or _build(spec.sink, context)
     opened.callback(sink.close)
     _attach(spec, sink, source, encoder)
@@ -273,14 +273,37 @@ def _chain(steps: list[Feature]) -> Any:
     return then
 
 
-def _decode(codec: Codec, spec: PipelineSpec, stage: EventStage) -> Callable[[Block], Columns]:
+def _decode(
+    codec: Codec, spec: PipelineSpec, stage: EventStage, source: Source
+) -> Callable[[Block], Columns]:
     """From blocks to fields; as arrays of numbers, where the codec can and they are nothing else."""
     include = spec.file.encode.include
-    verbatim = tuple(path for path in include if path not in stage.fields)
+    supplied = _supplied(spec, source, (*stage.fields, *include))
+    fields = tuple(path for path in stage.fields if path not in supplied)
+    verbatim = tuple(path for path in include if path not in stage.fields and path not in supplied)
     if decoder := getattr(codec, "array_decoder", None):
-        arrays = {path: shape for path, shape in stage.arrays.items() if path not in include}
-        return decoder(stage.fields, verbatim, arrays)  # type: ignore[no-any-return]
-    return codec.decoder(stage.fields, verbatim)
+        arrays = {path: shape for path, shape in stage.arrays.items() if path not in (*include, *supplied)}
+        decode: Callable[[Block], Columns] = decoder(fields, verbatim, arrays)
+    else:
+        decode = codec.decoder(fields, verbatim)
+    if not supplied:
+        return decode
+
+    def both(block: Block) -> Columns:
+        columns = decode(block)
+        columns.fields.update({path: block.fields[path] for path in supplied})
+        return columns
+
+    return both
+
+
+def _supplied(spec: PipelineSpec, source: Source, paths: Sequence[str]) -> tuple[str, ...]:
+    """The fields that the source knows without the codec."""
+    supply = getattr(source, "supply", None)
+    if supply is None:
+        return ()
+    with _told_at(spec.source.path):
+        return tuple(supply(tuple(dict.fromkeys(paths))))
 
 
 def _framing(codec: Codec, max_record_bytes: int) -> Any:

@@ -45,7 +45,8 @@ class Block:
 
     `starts` and `ends` are int64 [n] offsets into `buffer`; `positions` int64 [n] is where each record
     begins in its partition (bytes, for a file), `numbers` int64 [n] counts records from 1. `refused`
-    maps the index of a record that framing refused (too long) to the reason.
+    maps the index of a record that framing refused (too long) to the reason. `fields` are columns of length
+    n that the source knows of its records beside what is in them, by path.
     """
 
     buffer: bytes
@@ -56,6 +57,7 @@ class Block:
     origin: Origin
     refused: dict[int, str] = field(default_factory=dict)
     connection: IntArray | None = None
+    fields: Mapping[str, Column] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.starts)

@@ -86,7 +86,11 @@ class Codec(Protocol):
         ...
 
     def encoder(self) -> Callable[[Mapping[str, Column], int], tuple[bytes, IntArray]]:
-        """A function from named columns and their length n to a buffer and the end of each record in it."""
+        """A function from named columns and their length n to a buffer and the end of each record in it.
+
+        An attribute `framing` of it, two numbers, says how many bytes before and behind each record only part
+        it from others; a sink that keeps records apart leaves them out.
+        """
         ...
 
 
@@ -95,7 +99,9 @@ class Source(Protocol):
 
     One that has connections may offer `answer(connection, data) -> bool`: bytes for the client that
     `Block.connection` numbers, false if it has left. With `partitioned = True`, keys, limits and largest
-    times are a partition's own.
+    times are a partition's own. One that knows of its records what is not in them may offer
+    `supply(paths) -> paths`: it is told once, before the first read, what the pipeline looks at, and answers
+    which of it stands in `Block.fields`; the codec is not asked for those.
     """
 
     def read(self, limit: int, wait_ms: int) -> Block | Mark | None:
@@ -118,7 +124,7 @@ class Sink(Protocol):
     """Where outputs go. Raises `SinkError` if it cannot go on.
 
     Two methods are optional: `attach(source, encode)` is called once, before the first event, for a sink that
-    answers on its pipeline's source, with the encoder of the outputs; `idle()` whenever there was nothing to
+    wants to know its pipeline's source and the encoder of the outputs; `idle()` whenever there was nothing to
     read, for one whose readers do not take everything at once.
     """
 

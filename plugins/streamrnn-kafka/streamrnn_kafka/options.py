@@ -1,0 +1,112 @@
+"""What may stand beside `type: kafka_log` and `type: kafka` in a pipeline file."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+_TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
+
+
+def _ascending(partitions: list[int]) -> list[int]:
+    if sorted(set(partitions)) != partitions:
+        raise ValueError(f"expected ascending numbers, found {partitions}")
+    return partitions
+
+
+Partitions = Annotated[
+    list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=10_000), AfterValidator(_ascending)
+]
+Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
+Isolation = Literal["read_committed", "read_uncommitted"]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class SourceOptions(_Options):
+    """What both sources have."""
+
+    topic: str = Field(pattern=_TOPIC, description="The topic to read.")
+    start: Literal["earliest", "latest"] = Field(
+        default="earliest",
+        alias="from",
+        description="Where to begin in each partition: at its first record, or behind its last.",
+    )
+    from_offset: int | None = Field(
+        default=None, ge=0, description="The offset to begin at in each partition, in place of `from`."
+    )
+    from_time: AwareDatetime | None = Field(
+        default=None,
+        description="The time whose first record to begin at, such as 2026-01-31T12:00:00Z, in place of "
+        "`from`.",
+    )
+    isolation: Isolation = Field(
+        default="read_committed",
+        description="Whether records of transactions count before these are committed, and of those that "
+        "never are.",
+    )
+    max_value_bytes: int = Field(
+        default=1 << 20, ge=1, description="Size of a value up to which a record is not refused."
+    )
+
+    @model_validator(mode="after")
+    def _begins_once(self) -> SourceOptions:
+        given = {"from", "start", "from_offset", "from_time"} & self.model_fields_set
+        if len(given) > 1:
+            raise ValueError("expected one of from, from_offset and from_time, found several")
+        return self
+
+    @property
+    def from_timestamp(self) -> int | None:
+        """`from_time` in milliseconds since 1970."""
+        return None if self.from_time is None else _milliseconds(self.from_time)
+
+
+class KafkaLogSourceConfig(SourceOptions):
+    """Events from the log files of a topic, as Kafka keeps them."""
+
+    path: str = Field(
+        min_length=1, description="The folder in which each partition has one of its own, `TOPIC-NUMBER`."
+    )
+    partitions: Partitions | None = Field(
+        default=None, description="The numbers of the partitions to read; without them all that are there."
+    )
+    follow: bool = Field(
+        default=False,
+        description="Whether to wait for more behind the last record; the pipeline then runs until it is "
+        "stopped. Without it a run ends where the log ended when the first run began.",
+    )
+    compacted: bool = Field(
+        default=False,
+        description="Whether the topic is compacted, so that offsets may be missing between others.",
+    )
+
+
+class KafkaLogSinkConfig(_Options):
+    """Outputs to log files of a topic, as Kafka keeps them."""
+
+    path: str = Field(
+        min_length=1, description="The folder in which each partition gets one of its own, `TOPIC-NUMBER`."
+    )
+    topic: str = Field(pattern=_TOPIC, description="The topic to write.")
+    compression: Compression = Field(default="none", description="How batches are compressed.")
+    segment_bytes: int = Field(
+        default=1 << 30,
+        ge=1024,
+        le=2**31 - 1,
+        description="Size of a file of records that the next batch would exceed, at which a new one begins.",
+    )
+    retention_bytes: int | None = Field(
+        default=None,
+        ge=1024,
+        description="Size of a partition over which its oldest files are deleted; without it all are kept.",
+    )
+
+
+def _milliseconds(time: datetime) -> int:
+    seconds = int(time.replace(microsecond=0).timestamp())
+    return seconds * 1000 + time.microsecond // 1000
