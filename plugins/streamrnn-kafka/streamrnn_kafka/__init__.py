@@ -1,4 +1,4 @@
-"""Kafka for streamrnn: topics on a broker, and the log files that brokers keep. Light until something is built."""
+"""Kafka for streamrnn: topics on a broker, and the log files that brokers keep."""
 
 from __future__ import annotations
 

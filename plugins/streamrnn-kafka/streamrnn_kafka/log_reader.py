@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamrnn.errors import SourceError
-from streamrnn_kafka.records import HEADER_BYTES, FormatError, Head, Record, decode, is_commit, is_whole
+from streamrnn_kafka.records import (
+    HEADER_BYTES,
+    NOT_WHOLE,
+    FormatError,
+    Head,
+    Record,
+    decode,
+    is_commit,
+    is_whole,
+)
 from streamrnn_kafka.segments import (
     BrokenLogError,
     Segment,
     Window,
+    blaming,
     head_at,
     hint_for_offset,
     hint_for_time,
@@ -55,6 +65,8 @@ class PartitionReader:
         self._heads: Window | None = None
         """The segment in which batches are looked for; those read from may lie behind it."""
         self._at = 0
+        self._before: tuple[int, Head] | None = None
+        """The batch that was found last in this segment, and where."""
         self._expected: int | None = None
         """The base offset that the next batch must have."""
         self._found: deque[_Batch] = deque()
@@ -75,13 +87,14 @@ class PartitionReader:
         self._open.clear()
         self._records, self._taken, self._last = [], 0, None
         self.next_offset = self._passed = offset
-        self._expected = None
+        self._expected = self._before = None
         found = segments(self._fs, self.folder)
         before = [segment for segment in found if segment.base <= offset]
         self._segment = before[-1] if before else found[0] if found else None
         if self._segment is not None:
             self._heads = Window(self._fs, self._segment.path)
             self._at = hint_for_offset(self._fs, self._segment, offset)
+            self._expected = self._segment.base if self._at == 0 else None
 
     def take(self, limit: int) -> Sequence[Record]:
         """At most `limit` records; none only if there is none by now, or the end is reached."""
@@ -117,7 +130,8 @@ class PartitionReader:
         if offset > end:
             raise SourceError(f"{self.name}: expected records up to {offset}, found none from {end} on: cut")
         if offset < start:
-            raise SourceError(f"{self.name}: records {offset} to {start - 1} were deleted before they were read")
+            lost = f"records {offset} to {start - 1} were deleted before they were read"
+            raise SourceError(f"{self.name}: {lost}")
         self.seek(offset)
         if place["before"] is not None:
             self._compare(*place["before"])
@@ -198,10 +212,13 @@ class PartitionReader:
         if self.end is not None and self._expected is not None and self._expected >= self.end:
             return False
         path = self._segment.path
-        head = head_at(self._heads, path, self._at)
+        with blaming(self._heads, path, self._before):
+            head = head_at(self._heads, path, self._at)
+            if head is not None:
+                self._check_order(head)
         if head is None:
             return self._roll()
-        self._check_order(head)
+        self._before = self._at, head
         batch = _Batch(self._segment, self._at, head, True)
         self._at += head.size
         self._expected = head.next_offset
@@ -225,7 +242,7 @@ class PartitionReader:
             raise BrokenLogError(segment.path, self._at, why)
         heads.close()
         self._segment, self._at = later[0], 0
-        self._heads = Window(self._fs, later[0].path)
+        self._heads, self._before = Window(self._fs, later[0].path), None
         return True
 
     def _check_order(self, head: Head) -> None:
@@ -245,11 +262,12 @@ class PartitionReader:
     def _judge(self, batch: _Batch) -> None:
         """Say whether a batch is to be read, or who will say so."""
         head, path = batch.head, batch.segment.path
-        if not (head.is_control or head.is_transactional):
+        beyond = self.end is not None and head.next_offset > self.end
+        if not (head.is_control or head.is_transactional or beyond):
             return
         data = self._heads.get(batch.at, head.size) if self._heads else b""
         if not is_whole(data):
-            raise BrokenLogError(path, batch.at, "the checksum of this batch is not that of its bytes")
+            raise BrokenLogError(path, batch.at, NOT_WHOLE)
         batch.checked = True
         if head.is_control:
             batch.verdict = False
@@ -259,7 +277,7 @@ class PartitionReader:
                 raise BrokenLogError(path, batch.at, error) from error
             for waiting in self._open.pop(head.producer, ()):
                 waiting.verdict = committed
-        elif self._committed:
+        elif self._committed and head.is_transactional:
             batch.verdict = None
             self._open.setdefault(head.producer, []).append(batch)
 

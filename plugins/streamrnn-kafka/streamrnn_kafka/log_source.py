@@ -163,7 +163,9 @@ class KafkaLogSource:
         return PartitionReader(self._context.fs, folder, committed, self._config.compacted)
 
 
-def build(config: KafkaLogSourceConfig, context: Context, new_framer: Callable[..., object]) -> KafkaLogSource:
+def build(
+    config: KafkaLogSourceConfig, context: Context, new_framer: Callable[..., object]
+) -> KafkaLogSource:
     """The source, its partitions found. Raises `SourceError` if there are none."""
     return KafkaLogSource(context, config)
 

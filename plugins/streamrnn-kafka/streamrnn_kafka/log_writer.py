@@ -150,6 +150,8 @@ class PartitionWriter:
         """Close its files; twice is fine."""
         if self._compared is not None:
             self._compared.close()
+        for file in self._unsynced:
+            file.close()
         self._close_files(whole=False)
 
     def _close_files(self, whole: bool) -> None:
@@ -208,9 +210,9 @@ class PartitionWriter:
         if made != known:
             wrong = next(i for i, pair in enumerate(zip(made, known, strict=True)) if pair[0] != pair[1])
             raise SinkError(
-                f"{self.name}: offset {there[wrong].offset} is not what the events give that were served again "
-                "after a commit was found broken, and somebody may have read it; move the log away, or cut it "
-                "if nobody did"
+                f"{self.name}: offset {there[wrong].offset} is not what the events give that were served "
+                "again after a commit was found broken, and somebody may have read it; move the log away, or "
+                "cut it if nobody did"
             )
         if reader.has_ended:
             reader.close()

@@ -24,8 +24,8 @@ def framing_of(encode: Callable[..., object]) -> tuple[int, int]:
     framing: tuple[int, int] | None = getattr(encode, "framing", None)
     if framing is None:
         text = (
-            "expected a codec in encode whose records can stand alone, found one that does not say what parts "
-            "them; jsonl and msgpack do, and csv with a list as header"
+            "expected a codec in encode whose records can stand alone, found one that does not say what "
+            "parts them; jsonl and msgpack do, and csv with a list as header"
         )
         raise OptionError((("type",), text))
     return framing

@@ -23,6 +23,7 @@ _BEFORE_LENGTH_ENDS = 12
 _TRANSACTIONAL, _CONTROL = 0x10, 0x20
 _MAGIC = 2
 _ANY_SIZE = 2**31 - 1
+NOT_WHOLE = "the checksum of this batch is not that of its bytes"
 
 
 class FormatError(Exception):
@@ -92,7 +93,7 @@ def decode(data: bytes, check: bool = True) -> list[Record]:
     try:
         batch = DefaultRecordBatch(data)
         if check and not batch.validate_crc():
-            raise FormatError("the checksum of this batch is not that of its bytes")
+            raise FormatError(NOT_WHOLE)
         return list(batch)
     except (KafkaError, ValueError, RuntimeError, MemoryError) as error:
         raise FormatError(f"its records cannot be read: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from streamrnn.errors import SourceError
-from streamrnn_kafka.records import HEADER_BYTES, FormatError, Head, head, is_whole
+from streamrnn_kafka.records import HEADER_BYTES, NOT_WHOLE, FormatError, Head, head, is_whole
 
 if TYPE_CHECKING:
     from streamrnn.context import FileSystem
@@ -109,6 +109,8 @@ def _refuse_hidden(window: Window, path: Path, at: int, found: Head, left: int) 
     In the second case whole batches lie in what it claims: those that go on where it ends.
     """
     rest = window.get(at, left)
+    if is_whole(rest):
+        raise BrokenLogError(path, at, f"this batch claims {found.size} bytes, but is whole with {left}")
     start = HEADER_BYTES
     following = found.next_offset.to_bytes(8, "big")
     while (start := rest.find(following, start)) >= 0:
@@ -124,9 +126,26 @@ def _refuse_hidden(window: Window, path: Path, at: int, found: Head, left: int) 
 
 def walk(window: Window, path: Path, at: int = 0) -> Iterator[tuple[int, Head]]:
     """Where the whole batches of a segment begin, from a position where one begins, and their heads."""
-    while (found := head_at(window, path, at)) is not None:
+    before: tuple[int, Head] | None = None
+    while True:
+        with blaming(window, path, before):
+            found = head_at(window, path, at)
+        if found is None:
+            return
         yield at, found
+        before = at, found
         at += found.size
+
+
+@contextmanager
+def blaming(window: Window, path: Path, before: tuple[int, Head] | None) -> Iterator[None]:
+    """What is wrong at a batch may be the length of the one before it: then that is named."""
+    try:
+        yield
+    except BrokenLogError as error:
+        if before is not None and not is_whole(window.get(before[0], before[1].size)):
+            raise BrokenLogError(path, before[0], NOT_WHOLE) from error
+        raise
 
 
 def hint_for_offset(fs: FileSystem, segment: Segment, offset: int) -> int:
