@@ -211,8 +211,9 @@ class SimFS(FileSystem):
         file.inode.change(size, None)
 
     def names(self, folder):
-        inside = [path for path in self.cached if os.path.dirname(path) == str(folder)]
-        return sorted(os.path.basename(path) for path in inside)
+        before = f"{folder}/"
+        inside = [path.removeprefix(before) for path in self.cached if path.startswith(before)]
+        return sorted({path.partition("/")[0] for path in inside})
 
     def sync_folder(self, folder):
         with self.step("sync_folder", str(folder)):

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from streamrnn.errors import SourceError
 from streamrnn_kafka.records import (
+    ALL,
     HEADER_BYTES,
     NOT_WHOLE,
     FormatError,
     Head,
-    Record,
+    Records,
+    Wanted,
     decode,
     is_commit,
     is_whole,
+    joined,
 )
 from streamrnn_kafka.segments import (
     BrokenLogError,
     Segment,
     Window,
-    blaming,
+    blamed,
     head_at,
     hint_for_offset,
     hint_for_time,
@@ -58,6 +62,8 @@ class PartitionReader:
     def __init__(self, fs: FileSystem, folder: Path, committed: bool = True, compacted: bool = False) -> None:
         self._fs, self.folder, self.name = fs, folder, folder.name
         self._committed, self._compacted = committed, compacted
+        self.wanted = ALL
+        """What is made of a record beside its value."""
         self.next_offset = 0
         self.end: int | None = None
         """Where reading ends, if it does."""
@@ -73,8 +79,9 @@ class PartitionReader:
         self._open: dict[int, list[_Batch]] = {}
         """Batches without a verdict, by producer."""
         self._bodies: tuple[Segment, Window] | None = None
-        self._records: list[Record] = []
-        self._taken = 0
+        self._pieces: deque[Records] = deque()
+        """Records at hand, `_count` of them."""
+        self._count = 0
         self._passed = 0
         """The offset behind the last batch whose records are at hand, or that had none to give."""
         self._last: tuple[int, int] | None = None
@@ -85,7 +92,8 @@ class PartitionReader:
         self.close()
         self._found.clear()
         self._open.clear()
-        self._records, self._taken, self._last = [], 0, None
+        self._pieces.clear()
+        self._count, self._last = 0, None
         self.next_offset = self._passed = offset
         self._expected = self._before = None
         found = segments(self._fs, self.folder)
@@ -96,19 +104,24 @@ class PartitionReader:
             self._at = hint_for_offset(self._fs, self._segment, offset)
             self._expected = self._segment.base if self._at == 0 else None
 
-    def take(self, limit: int) -> Sequence[Record]:
-        """At most `limit` records; none only if there is none by now, or the end is reached."""
-        if len(self._records) - self._taken < limit:
-            self._records, self._taken = self._records[self._taken :], 0
-            while len(self._records) < limit and self._read_batch():
-                pass
-        chosen = self._records[self._taken : self._taken + limit]
-        self._taken += len(chosen)
-        if self._taken == len(self._records):
-            self.next_offset = self._passed
+    def take(self, limit: int) -> Records | None:
+        """At most `limit` records; None if there is none by now, or the end is reached."""
+        while self._count < limit and self._read_batch():
+            pass
+        chosen, room = list[Records](), limit
+        while self._pieces and room:
+            piece = self._pieces.popleft()
+            if len(piece) > room:
+                self._pieces.appendleft(piece.cut(room, len(piece)))
+                piece = piece.cut(0, room)
+            chosen.append(piece)
+            room -= len(piece)
+        self._count -= limit - room
+        if self._pieces:
+            self.next_offset = int(chosen[-1].offsets[-1]) + 1
         else:
-            self.next_offset = chosen[-1].offset + 1
-        return chosen
+            self.next_offset = self._passed
+        return joined(chosen) if chosen else None
 
     @property
     def has_ended(self) -> bool:
@@ -175,9 +188,10 @@ class PartitionReader:
                 for start, head in walk(window, segment.path, at):
                     if head.max_timestamp < timestamp or head.is_control:
                         continue
-                    for record in self._decoded(segment.path, start, window.get(start, head.size)):
-                        if record.timestamp >= timestamp:
-                            return record.offset
+                    records = _decoded(segment.path, start, window.get(start, head.size), ("timestamp",))
+                    late = np.flatnonzero(np.array(records.times) >= timestamp)
+                    if len(late):
+                        return int(records.offsets[late[0]])
         return self.log_end()
 
     def close(self) -> None:
@@ -195,11 +209,13 @@ class PartitionReader:
         batch = self._found.popleft()
         if batch.verdict:
             data = self._body(batch)
-            records = self._decoded(batch.segment.path, batch.at, data, check=not batch.checked)
+            records = _decoded(batch.segment.path, batch.at, data, self.wanted, not batch.checked)
             if batch.head.base_offset < self._passed:
-                records = [record for record in records if record.offset >= self._passed]
+                records = records.cut(int(np.searchsorted(records.offsets, self._passed)), len(records))
             self._last = batch.head.base_offset, batch.head.crc
-            self._records += records
+            if len(records):
+                self._pieces.append(records)
+                self._count += len(records)
         self._passed = batch.head.next_offset
         return True
 
@@ -212,10 +228,12 @@ class PartitionReader:
         if self.end is not None and self._expected is not None and self._expected >= self.end:
             return False
         path = self._segment.path
-        with blaming(self._heads, path, self._before):
+        try:
             head = head_at(self._heads, path, self._at)
             if head is not None:
                 self._check_order(head)
+        except BrokenLogError as error:
+            raise blamed(error, self._heads, path, self._before) from error
         if head is None:
             return self._roll()
         self._before = self._at, head
@@ -282,17 +300,14 @@ class PartitionReader:
             self._open.setdefault(head.producer, []).append(batch)
 
     def _body(self, batch: _Batch) -> bytes:
+        ahead = self._heads if batch.segment is self._segment else None
+        if ahead is not None and ahead.holds(batch.at, batch.head.size):
+            return ahead.get(batch.at, batch.head.size)
         if self._bodies is None or self._bodies[0] != batch.segment:
             if self._bodies is not None:
                 self._bodies[1].close()
             self._bodies = batch.segment, Window(self._fs, batch.segment.path)
         return self._bodies[1].get(batch.at, batch.head.size)
-
-    def _decoded(self, path: Path, at: int, data: bytes, check: bool = True) -> list[Record]:
-        try:
-            return decode(data, check)
-        except FormatError as error:
-            raise BrokenLogError(path, at, error) from error
 
     def _compare(self, base: int, crc: int) -> None:
         """Raise `SourceError` unless the batch that was read last is still in the log, or was deleted."""
@@ -306,6 +321,13 @@ class PartitionReader:
                             break
                         return
             raise SourceError(f"{self.name}: record {base} is not that of the last commit: it was replaced")
+
+
+def _decoded(path: Path, at: int, data: bytes, wanted: Wanted, check: bool = True) -> Records:
+    try:
+        return decode(data, wanted, check)
+    except FormatError as error:
+        raise BrokenLogError(path, at, error) from error
 
 
 def _gap(expected: int, found: int) -> str:

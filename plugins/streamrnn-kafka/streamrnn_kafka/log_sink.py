@@ -29,6 +29,8 @@ class KafkaLogSink:
     def __init__(self, context: Context, config: KafkaLogSinkConfig) -> None:
         self._fs, self._config, self._log = context.fs, config, context.log
         self._folder = context.path(config.path)
+        self._resuming = context.resuming
+        """Whether a place is still to come, before which nothing that is there is touched."""
         self._framing: tuple[int, int] | None = None
         self._writers: dict[int, PartitionWriter] = {}
         self._lock: BinaryIO | None = None
@@ -45,6 +47,8 @@ class KafkaLogSink:
     def attach(self, source: object, encode: Callable[..., object]) -> None:
         """See `Sink`."""
         self._framing = framing_of(encode)
+        if give_times := getattr(source, "give_times", None):
+            give_times()
 
     @property
     def comparing(self) -> bool:
@@ -81,8 +85,9 @@ class KafkaLogSink:
                 writer = self._writer(number)
                 if inside := known.get(str(number)):
                     writer.resume(inside, again)
-                elif not again:  # begun after the commit
-                    writer.cut(segments(self._fs, writer.folder)[0], 0)
+                else:
+                    writer.restart()
+        self._resuming = False
 
     def close(self) -> None:
         """See `Sink.close`."""
@@ -98,7 +103,11 @@ class KafkaLogSink:
     def _writer(self, number: int) -> PartitionWriter:
         if number not in self._writers:
             folder = self._folder / f"{self._config.topic}-{number}"
-            self._writers[number] = PartitionWriter(self._fs, folder, self._config)
+            writer = PartitionWriter(self._fs, folder, self._config, self._resuming)
+            if writer.cut_bytes:
+                text = "%s: cut %d bytes of a batch that was not written whole"
+                self._log.warning(text, writer.name, writer.cut_bytes)
+            self._writers[number] = writer
         return self._writers[number]
 
 

@@ -33,7 +33,6 @@ class KafkaLogSource:
     def __init__(self, context: Context, config: KafkaLogSourceConfig) -> None:
         self._context, self._config = context, config
         self._fields = RecordFields("kafka_log", config.max_value_bytes)
-        self.supply = self._fields.supply
         self._folder = context.path(config.path)
         self._readers = {number: self._reader(number) for number in self._numbers()}
         self._ended: set[int] = set()
@@ -41,6 +40,14 @@ class KafkaLogSource:
         self._turn = 0
         """Index of the partition that comes next."""
         self._started = self._closed = False
+
+    def supply(self, paths: Sequence[str]) -> Sequence[str]:
+        """See `Source`."""
+        return self._fields.supply(paths)
+
+    def give_times(self) -> None:
+        """From now on blocks say when their records were made."""
+        self._fields.needs_time = True
 
     def read(self, limit: int, wait_ms: int) -> Block | Mark | None:
         """See `Source.read`."""
@@ -80,6 +87,7 @@ class KafkaLogSource:
         self._readers = {number: self._readers[number] for number in known}
         for number, inside in known.items():
             with _told_as(self._name(number)):
+                self._readers[number].wanted = self._fields.wanted
                 self._readers[number].resume(inside)
         self._ended, self._turn = set(place["ended"]), place["turn"]
         self._started = True
@@ -100,7 +108,7 @@ class KafkaLogSource:
             reader = self._readers[number]
             with _told_as(reader.name):
                 records = reader.take(limit)
-            if records:
+            if records is not None:
                 self._turn = (self._turn + step + 1) % len(numbers)
                 return self._fields.block(records, self._config.topic, number)
             if not self._config.follow:
@@ -136,6 +144,7 @@ class KafkaLogSource:
             at = reader.offset_at(config.from_timestamp)
         else:
             at = start if config.start == "earliest" else end
+        reader.wanted = self._fields.wanted
         reader.seek(at)
         if not config.follow:
             reader.end = end

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from streamrnn.errors import SinkError
 from streamrnn.prefix import prefix_of, unlike
 from streamrnn_kafka.log_reader import PartitionReader
-from streamrnn_kafka.records import Headers, encode, head
-from streamrnn_kafka.segments import OFFSET_ENTRY, TIME_ENTRY, Segment, Window, segments, walk
+from streamrnn_kafka.records import Headers, encode, head, rows
+from streamrnn_kafka.segments import (
+    OFFSET_ENTRY,
+    TIME_ENTRY,
+    BrokenLogError,
+    Segment,
+    Window,
+    head_at,
+    segments,
+    walk,
+)
 
 if TYPE_CHECKING:
     from streamrnn.context import FileSystem
@@ -68,16 +77,21 @@ def _entry(kind: Any, *values: int) -> bytes:
 class PartitionWriter:
     """Appends records to a partition. All methods raise `SinkError`, or `OSError` for the sink to tell."""
 
-    def __init__(self, fs: FileSystem, folder: Path, config: KafkaLogSinkConfig) -> None:
+    def __init__(
+        self, fs: FileSystem, folder: Path, config: KafkaLogSinkConfig, resuming: bool = False
+    ) -> None:
         self._fs, self.folder, self._config, self.name = fs, folder, config, folder.name
         self._unsynced: list[BinaryIO] = []
         """Files of records that are full and not on the disk yet."""
         self._names_synced = False
         self._compared: PartitionReader | None = None
         """Gives the records that an earlier run wrote and that are to be made again."""
+        self._file: BinaryIO | None = None
+        self.cut_bytes = 0
+        """What was found behind the last whole batch, and cut."""
         fs.make_folder(folder)
-        found = segments(fs, folder)
-        self._open(found[-1] if found else Segment(folder, 0), None)
+        if not resuming:
+            self._open(self._last_segment())
 
     @property
     def comparing(self) -> bool:
@@ -98,6 +112,7 @@ class PartitionWriter:
             headers = None if headers is None else headers[done:]
         if not values:
             return
+        assert self._file is not None
         data = encode(self.next_offset, keys, values, timestamps, headers, self._config.compression)
         if self._size and self._size + len(data) > self._config.segment_bytes:
             self._roll()
@@ -113,6 +128,8 @@ class PartitionWriter:
             self._fs.sync(file)
             file.close()
         self._unsynced.clear()
+        if self._file is None or self._file.closed:  # it was given up while it was gone on with
+            return
         self._fs.sync(self._file)
         if not self._names_synced:
             self._fs.sync_folder(self.folder)
@@ -129,12 +146,26 @@ class PartitionWriter:
         segment, before = Segment(self.folder, place["base"]), place["before"]
         if why := unlike(self._fs, segment.path, before):
             raise SinkError(f"{segment.path}: {why}")
-        if again and self.next_offset > place["offset"]:
-            self._compared = PartitionReader(self._fs, self.folder)
-            self._compared.seek(place["offset"])
-            self._compared.end = self.next_offset
+        if not again:
+            self.cut(segment, before["bytes"])
             return
-        self.cut(segment, before["bytes"])
+        reader, start = PartitionReader(self._fs, self.folder), place["offset"]
+        reader.seek(start)
+        with suppress(BrokenLogError):  # what power left behind the last whole batch, which nobody could read
+            while reader.take(1) is not None:
+                pass
+        end = reader.next_offset
+        self.cut(*self._position_of(end))
+        if end > start:
+            self._compared = reader
+            reader.seek(start)
+            reader.end = end
+        else:
+            reader.close()
+
+    def restart(self) -> None:
+        """Leave nothing: the partition was begun after the commit that is gone on from."""
+        self.cut(Segment(self.folder, 0), 0)
 
     def cut(self, segment: Segment, size: int) -> None:
         """Leave nothing behind the first `size` bytes of a segment."""
@@ -155,31 +186,48 @@ class PartitionWriter:
         self._close_files(whole=False)
 
     def _close_files(self, whole: bool) -> None:
-        if not self._file.closed:
-            self._indexes.close(whole)
-            if whole:
-                self._unsynced.append(self._file)
-            else:
-                self._file.close()
+        if self._file is None or self._file.closed:
+            return
+        self._indexes.close(whole)
+        if whole:
+            self._unsynced.append(self._file)
+        else:
+            self._file.close()
 
-    def _open(self, segment: Segment, size: int | None) -> None:
+    def _last_segment(self) -> Segment:
+        found = segments(self._fs, self.folder)
+        return found[-1] if found else Segment(self.folder, 0)
+
+    def _position_of(self, end: int) -> tuple[Segment, int]:
+        """The segment in which a log that ends at an offset ends, and how many bytes of it count."""
+        segment = [found for found in segments(self._fs, self.folder) if found.base <= end][-1]
+        size = 0
+        with closing(Window(self._fs, segment.path)) as window, suppress(BrokenLogError):
+            for at, found in walk(window, segment.path):
+                if found.base_offset >= end:
+                    break
+                size = at + found.size
+        return segment, size
+
+    def _open(self, segment: Segment, size: int | None = None) -> None:
         """Go on behind the first `size` bytes of a segment; if None, behind its last whole batch."""
         self._segment, self._file = segment, self._fs.open_write(segment.path, append=True)
         self._indexes = _Indexes(self._fs, segment)
         self._size, self.next_offset = 0, segment.base
         with closing(Window(self._fs, segment.path)) as window:
-            for at, found in walk(window, segment.path):
-                if size is not None and at >= size:
+            while size is None or self._size < size:
+                found = head_at(window, segment.path, self._size)
+                if found is None:
                     break
-                self._indexes.add(found, at)
-                self._size, self.next_offset = at + found.size, found.next_offset
-            is_longer = window.file_size() > self._size
-        if is_longer:
+                self._indexes.add(found, self._size)
+                self._size, self.next_offset = self._size + found.size, found.next_offset
+        self.cut_bytes = self._fs.status_of(self._file).st_size - self._size
+        if self.cut_bytes:
             self._fs.truncate(self._file, self._size)
 
     def _roll(self) -> None:
         self._close_files(whole=True)
-        self._open(Segment(self.folder, self.next_offset), None)
+        self._open(Segment(self.folder, self.next_offset))
         self._names_synced = False
         limit = self._config.retention_bytes
         if limit is None:
@@ -205,16 +253,17 @@ class PartitionWriter:
     ) -> int:
         """How many of the records are there already. Raises `SinkError` if they are not the same."""
         there = reader.take(len(values))
-        made = list(zip(keys, values, timestamps, strict=True))[: len(there)]
-        known = [(record.key, record.value, record.timestamp) for record in there]
-        if made != known:
-            wrong = next(i for i, pair in enumerate(zip(made, known, strict=True)) if pair[0] != pair[1])
-            raise SinkError(
-                f"{self.name}: offset {there[wrong].offset} is not what the events give that were served "
-                "again after a commit was found broken, and somebody may have read it; move the log away, or "
-                "cut it if nobody did"
-            )
+        n = 0 if there is None else len(there)
+        made = zip(keys[:n], values[:n], timestamps[:n], strict=True)
+        for i, (ours, theirs) in enumerate(zip(made, rows(there) if there else (), strict=True)):
+            if ours != theirs:
+                offset = int(there.offsets[i]) if there else 0
+                raise SinkError(
+                    f"{self.name}: offset {offset} is not what the events give that were served again after "
+                    "a commit was found broken, and somebody may have read it; move the log away, or cut it "
+                    "if nobody did"
+                )
         if reader.has_ended:
             reader.close()
             self._compared = None
-        return len(there)
+        return n

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,11 +13,13 @@ from streamrnn.events import Block, Origin
 
 if TYPE_CHECKING:
     from streamrnn.events import Column
-    from streamrnn_kafka.records import Record
+    from streamrnn_kafka.records import Headers, Records, Wanted
 
 PREFIX = "kafka."
 _HEADER = "kafka.headers."
 TIMESTAMP = "kafka.timestamp"
+_KEPT_BYTES = 256
+"""How much of a value that is too long is kept, to show what it was."""
 _NAMES = ("kafka.key", TIMESTAMP, "kafka.offset", "kafka.partition", "kafka.topic")
 
 
@@ -27,6 +29,8 @@ class RecordFields:
     def __init__(self, source: str, max_value_bytes: int) -> None:
         self._source, self._limit = source, max_value_bytes
         self._paths: tuple[str, ...] = ()
+        self.needs_time = False
+        """Whether a sink wants to know the time of the record that an output answers."""
 
     def supply(self, paths: Sequence[str]) -> Sequence[str]:
         """See `Source`. Raises `OptionError` for paths under `kafka.` that no record has."""
@@ -36,55 +40,52 @@ class RecordFields:
             raise OptionError(*(((), f"{unknown_text(path)}") for path in unknown))
         return self._paths
 
-    def block(self, records: Sequence[Record], topic: str, partition: int) -> Block:
+    @property
+    def wanted(self) -> Wanted:
+        """What is needed of a record beside its value; its time too, which goes on into outputs."""
+        keyed: Wanted = ("key",) if "kafka.key" in self._paths else ()
+        headed: Wanted = ("headers",) if any(path.startswith(_HEADER) for path in self._paths) else ()
+        timed: Wanted = ("timestamp",) if self.needs_time or TIMESTAMP in self._paths else ()
+        return (*keyed, *timed, *headed)
+
+    def block(self, records: Records, topic: str, partition: int) -> Block:
         """A block of at least one record; its positions and numbers are offsets.
 
-        A record without a value is refused, as is one over the limit, which is cut to nothing.
+        A record without a value is refused, as is one over the limit, of which the beginning is kept.
         """
-        values, refused = [record.value for record in records], dict[int, str]()
-        if None in values:
-            refused |= {i: _NO_VALUE for i, value in enumerate(values) if value is None}
-            values = [value or b"" for value in values]
-        n = len(records)
-        sizes = np.fromiter(map(len, values), np.int64, n)  # type: ignore[arg-type]
-        for i in np.flatnonzero(sizes > self._limit).tolist():
-            refused[i] = f"value of {sizes[i]} bytes, more than max_value_bytes = {self._limit}"
-            values[i], sizes[i] = b"", 0
-        ends = np.cumsum(sizes)
-        offsets = np.fromiter([record.offset for record in records], np.int64, n)
-        fields = self._fields(records, offsets, topic, partition, refused)
-        origin = Origin(self._source, f"{topic}-{partition}")
-        buffer = b"".join(values)  # type: ignore[arg-type]
-        return Block(buffer, ends - sizes, ends, offsets, offsets, origin, refused, fields=fields)
+        starts, ends = np.empty_like(records.ends), records.ends
+        starts[0], starts[1:] = 0, ends[:-1]
+        refused = dict.fromkeys(records.nulls, "a record without a value")
+        long = np.flatnonzero(ends - starts > self._limit)
+        if len(long):
+            for i in long.tolist():
+                size = int(ends[i] - starts[i])
+                refused[i] = f"value of {size} bytes, more than max_value_bytes = {self._limit}"
+            ends = ends.copy()
+            ends[long] = starts[long] + min(self._limit, _KEPT_BYTES)
+        fields = self._fields(records, topic, partition, refused)
+        origin, at = Origin(self._source, f"{topic}-{partition}"), records.offsets
+        return Block(records.buffer, starts, ends, at, at, origin, refused, fields=fields)
 
     def _fields(
-        self,
-        records: Sequence[Record],
-        offsets: Any,
-        topic: str,
-        partition: int,
-        refused: dict[int, str],
+        self, records: Records, topic: str, partition: int, refused: dict[int, str]
     ) -> dict[str, Column]:
-        n = len(records)
-        times = np.fromiter([record.timestamp for record in records], np.int64, n)
-        found: dict[str, Column] = {TIMESTAMP: times}
+        found: dict[str, Column] = {}
+        if records.times is not None:
+            found[TIMESTAMP] = np.array(records.times, np.int64)
         for path in self._paths:
             if path.startswith(_HEADER):
                 name = path.removeprefix(_HEADER)
-                values = [_header(record, name) for record in records]
-                found[path] = _texts(values, path, refused)
+                found[path] = _texts([_last(h, name) for h in records.headers or ()], path, refused)
             elif path == "kafka.key":
-                found[path] = _texts([record.key for record in records], path, refused)
+                found[path] = _texts(records.keys or (), path, refused)
             elif path == "kafka.offset":
-                found[path] = offsets
+                found[path] = records.offsets
             elif path == "kafka.partition":
-                found[path] = np.full(n, partition)
+                found[path] = np.full(len(records), partition)
             elif path == "kafka.topic":
-                found[path] = [topic] * n
+                found[path] = [topic] * len(records)
         return found
-
-
-_NO_VALUE = "a record without a value"
 
 
 def is_known(path: str) -> bool:
@@ -99,9 +100,9 @@ def unknown_text(path: str) -> str:
     return f"a record of Kafka has no field {path}{hint} it has {', '.join(_NAMES)} and {_HEADER}NAME"
 
 
-def _header(record: Record, name: str) -> bytes | None:
+def _last(headers: Headers, name: str) -> bytes | None:
     """The last header of a name, as Kafka's own clients choose."""
-    for key, value in reversed(record.headers):
+    for key, value in reversed(headers):
         if key == name:
             return value
     return None
@@ -109,9 +110,13 @@ def _header(record: Record, name: str) -> bytes | None:
 
 def _texts(values: Sequence[bytes | None], path: str, refused: dict[int, str]) -> list[str | None]:
     try:
-        return [None if value is None else value.decode() for value in values]
-    except UnicodeDecodeError:
-        return [_text(value, path, i, refused) for i, value in enumerate(values)]
+        # At once, which only goes wrong where a text holds the zero that parts them.
+        texts: list[str | None] = list(b"\0".join(values).decode().split("\0"))  # type: ignore[arg-type]
+    except (UnicodeDecodeError, TypeError):  # TypeError: one is None
+        texts = []
+    if len(texts) == len(values):
+        return texts
+    return [_text(value, path, i, refused) for i, value in enumerate(values)]
 
 
 def _text(value: bytes | None, path: str, index: int, refused: dict[int, str]) -> str | None:

@@ -6,11 +6,18 @@ No other module touches `aiokafka.record`, which aiokafka does not document.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 from aiokafka.errors import KafkaError
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+from google_crc32c import value as crc32c
+
+if TYPE_CHECKING:
+    from streamrnn.events import IntArray
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -18,6 +25,7 @@ COMPRESSIONS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 HEADER_BYTES = 61
 NO_TIMESTAMP = -1
 _HEADER = struct.Struct(">qiibIhiqqqhii")
+_CRC, _CRC_AT = struct.Struct(">I"), 17
 _BEFORE_LENGTH_ENDS = 12
 """A batch's length counts what follows its own field."""
 _TRANSACTIONAL, _CONTROL = 0x10, 0x20
@@ -30,14 +38,70 @@ class FormatError(Exception):
     """Bytes are no record batch, or not the one that was written."""
 
 
-class Record(Protocol):
-    """One record as the codec gives it; `timestamp` in milliseconds, -1 for none."""
+@dataclass(slots=True)
+class Records:
+    """n records as columns. `ends` int64 [n] is where each value ends in `buffer`, behind the one before it.
 
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
+    `offsets` is int64 [n]; `nulls` are the indices of records without a value. Of `keys`, `times` (in
+    milliseconds, -1 for none) and `headers` those that nobody asked for are None.
+    """
+
+    offsets: IntArray
+    buffer: bytes
+    ends: IntArray
+    nulls: list[int]
+    keys: Sequence[bytes | None] | None = None
+    times: Sequence[int] | None = None
+    headers: Sequence[Headers] | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def cut(self, start: int, stop: int) -> Records:
+        """The records from one index up to another."""
+        low = int(self.ends[start - 1]) if start else 0
+        high = int(self.ends[stop - 1]) if stop else 0
+        return Records(
+            self.offsets[start:stop],
+            self.buffer[low:high],
+            self.ends[start:stop] - low,
+            [i - start for i in self.nulls if start <= i < stop],
+            self.keys and self.keys[start:stop],
+            self.times and self.times[start:stop],
+            self.headers and self.headers[start:stop],
+        )
+
+
+def joined(parts: Sequence[Records]) -> Records:
+    """At least one piece as one."""
+    first, *others = parts
+    if not others:
+        return first
+    sizes = np.cumsum([0, *(len(part.buffer) for part in parts)])
+    counts = np.cumsum([0, *map(len, parts)]).tolist()
+
+    def one(name: str) -> list[Any] | None:
+        if getattr(first, name) is None:
+            return None
+        return [value for part in parts for value in getattr(part, name)]
+
+    return Records(
+        np.concatenate([part.offsets for part in parts]),
+        b"".join([part.buffer for part in parts]),
+        np.concatenate([part.ends + size for part, size in zip(parts, sizes, strict=False)]),
+        [i + count for part, count in zip(parts, counts, strict=False) for i in part.nulls],
+        one("keys"),
+        one("times"),
+        one("headers"),
+    )
+
+
+def rows(records: Records) -> Iterator[tuple[bytes | None, bytes | None, int]]:
+    """Key, value and time of each, where they were asked for."""
+    starts = [0, *records.ends.tolist()]
+    nulls = set(records.nulls)
+    for i, (key, time) in enumerate(zip(records.keys or (), records.times or (), strict=True)):
+        yield key, None if i in nulls else records.buffer[starts[i] : starts[i + 1]], time
 
 
 class Head(NamedTuple):
@@ -85,26 +149,54 @@ def head(data: bytes) -> Head:
 
 def is_whole(data: bytes) -> bool:
     """Whether the checksum of a batch is that of its bytes."""
-    return bool(DefaultRecordBatch(data).validate_crc())
+    crc: int = _CRC.unpack_from(data, _CRC_AT)[0]
+    return crc == crc32c(data[_CRC_AT + _CRC.size :])
 
 
-def decode(data: bytes, check: bool = True) -> list[Record]:
-    """The records of a batch. Raises `FormatError` if its checksum or anything in it is wrong."""
+Wanted = tuple[Literal["key", "timestamp", "headers"], ...]
+ALL: Wanted = ("key", "timestamp", "headers")
+_COLUMNS = {"key": "keys", "timestamp": "times", "headers": "headers"}
+
+
+def decode(data: bytes, wanted: Wanted = ALL, check: bool = True) -> Records:
+    """The records of a batch, with what is `wanted` beside their values.
+
+    Raises `FormatError` if its checksum or anything in it is wrong.
+    """
     try:
-        batch = DefaultRecordBatch(data)
-        if check and not batch.validate_crc():
+        if check and not is_whole(data):
             raise FormatError(NOT_WHOLE)
-        return list(batch)
+        return _columns(DefaultRecordBatch(data), data, wanted)
     except (KafkaError, ValueError, RuntimeError, MemoryError) as error:
         raise FormatError(f"its records cannot be read: {error}") from error
 
 
+def _columns(batch: DefaultRecordBatch, data: bytes, wanted: Wanted) -> Records:
+    """Takes each record apart as it comes: to keep the objects would cost more than to make them."""
+    values: Sequence[bytes | None]
+    if wanted:
+        values, *others = zip(*map(attrgetter("value", *wanted), batch), strict=True)
+    else:
+        values, others = [record.value for record in batch], []
+    n, nulls = len(values), list[int]()
+    if None in values:
+        nulls = [i for i, value in enumerate(values) if value is None]
+        values = [value or b"" for value in values]
+    sizes = np.fromiter(map(len, values), np.int64, n)  # type: ignore[arg-type]
+    base, last = batch.base_offset, batch.last_offset_delta
+    offsets = np.arange(base, base + n)
+    if last != n - 1:  # some were compacted away
+        offsets = np.array([record.offset for record in DefaultRecordBatch(data)], np.int64)
+    beside = {_COLUMNS[name]: column for name, column in zip(wanted, others, strict=True)}
+    return Records(offsets, b"".join(values), np.cumsum(sizes), nulls, **beside)  # type: ignore[arg-type]
+
+
 def is_commit(data: bytes) -> bool:
     """Whether a control batch says that a transaction was committed. Raises `FormatError`."""
-    records = decode(data)
-    if len(records) != 1 or len(records[0].key or b"") < 4:
+    keys = decode(data, ("key",)).keys
+    if keys is None or len(keys) != 1 or len(keys[0] or b"") < 4:
         raise FormatError("expected one marker in a control batch")
-    version, kind = struct.unpack_from(">hh", records[0].key or b"")
+    version, kind = struct.unpack_from(">hh", keys[0] or b"")
     if version < 0 or kind not in (0, 1):
         raise FormatError(f"expected the end of a transaction, found a marker of kind {kind}")
     return bool(kind)

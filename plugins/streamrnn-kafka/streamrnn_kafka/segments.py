@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -33,7 +34,7 @@ class Segment:
     folder: Path
     base: int
 
-    @property
+    @cached_property
     def path(self) -> Path:
         """The file of the records."""
         return self.folder / f"{self.base:020d}.log"
@@ -65,11 +66,14 @@ class Window:
 
     def get(self, at: int, count: int) -> bytes:
         """Bytes from `at` on; fewer than `count` only at the end of the file."""
-        start = at - self._at
-        if start < 0 or start + count > len(self._held):
+        if not self.holds(at, count):
             self._at, self._held = at, self._fs.read_at(self._file, at, max(count, self._size))
-            start = 0
+        start = at - self._at
         return self._held[start : start + count]
+
+    def holds(self, at: int, count: int) -> bool:
+        """Whether so many bytes are at hand."""
+        return self._at <= at and at + count <= self._at + len(self._held)
 
     def file_size(self) -> int:
         """Bytes in the file by now."""
@@ -96,10 +100,9 @@ def head_at(window: Window, path: Path, at: int) -> Head | None:
         found = head(data)
     except FormatError as error:
         raise BrokenLogError(path, at, error) from error
-    left = window.file_size() - at
-    if found.size <= left:
+    if window.holds(at, found.size) or at + found.size <= (file_size := window.file_size()):
         return found
-    _refuse_hidden(window, path, at, found, left)
+    _refuse_hidden(window, path, at, found, file_size - at)
     return None
 
 
@@ -128,8 +131,10 @@ def walk(window: Window, path: Path, at: int = 0) -> Iterator[tuple[int, Head]]:
     """Where the whole batches of a segment begin, from a position where one begins, and their heads."""
     before: tuple[int, Head] | None = None
     while True:
-        with blaming(window, path, before):
+        try:
             found = head_at(window, path, at)
+        except BrokenLogError as error:
+            raise blamed(error, window, path, before) from error
         if found is None:
             return
         yield at, found
@@ -137,15 +142,13 @@ def walk(window: Window, path: Path, at: int = 0) -> Iterator[tuple[int, Head]]:
         at += found.size
 
 
-@contextmanager
-def blaming(window: Window, path: Path, before: tuple[int, Head] | None) -> Iterator[None]:
+def blamed(
+    error: BrokenLogError, window: Window, path: Path, before: tuple[int, Head] | None
+) -> BrokenLogError:
     """What is wrong at a batch may be the length of the one before it: then that is named."""
-    try:
-        yield
-    except BrokenLogError as error:
-        if before is not None and not is_whole(window.get(before[0], before[1].size)):
-            raise BrokenLogError(path, before[0], NOT_WHOLE) from error
-        raise
+    if before is None or is_whole(window.get(before[0], before[1].size)):
+        return error
+    return BrokenLogError(path, before[0], NOT_WHOLE)
 
 
 def hint_for_offset(fs: FileSystem, segment: Segment, offset: int) -> int:

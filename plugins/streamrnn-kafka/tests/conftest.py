@@ -1,4 +1,10 @@
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "tests"))
+"""Where the disk that loses power lies."""
 
 
 @pytest.fixture(autouse=True)

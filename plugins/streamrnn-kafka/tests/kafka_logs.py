@@ -9,6 +9,7 @@ from pathlib import Path
 from streamrnn_kafka.log_reader import PartitionReader
 from streamrnn_kafka.log_writer import PartitionWriter
 from streamrnn_kafka.options import KafkaLogSinkConfig
+from streamrnn_kafka.records import rows
 
 from streamrnn.context import FileSystem
 
@@ -32,8 +33,9 @@ def reader(folder, at=None, end=True, **options):
 def all_of(reading, limit=7):
     """What is left to read, as (offset, time, key, value, headers)."""
     found = []
-    while records := reading.take(limit):
-        found += [(r.offset, r.timestamp, r.key, r.value, list(r.headers)) for r in records]
+    while (records := reading.take(limit)) is not None:
+        columns = zip(records.offsets.tolist(), rows(records), records.headers, strict=True)
+        found += [(at, time, key, value, list(headers)) for at, (key, value, time), headers in columns]
     return found
 
 
