@@ -2,7 +2,8 @@
 
     python benchmarks/kafka_log.py [EVENTS]
 
-Both read the same file, 500 events a batch, in this process, by turns; processor time, the best of fifteen counts.
+Both read the same file, 500 events a batch, in this process, by turns; what counts is
+processor time, the best of fifteen.
 """
 
 from __future__ import annotations

@@ -82,11 +82,7 @@ class KafkaLogSink:
         again, known = place.pop("again", False), place["partitions"]
         for number in sorted({*self._writers, *map(int, known)}):
             with _told_as(f"{self._config.topic}-{number}"):
-                writer = self._writer(number)
-                if inside := known.get(str(number)):
-                    writer.resume(inside, again)
-                else:
-                    writer.restart()
+                self._writer(number).resume(known.get(str(number)), again)
         self._resuming = False
 
     def close(self) -> None:

@@ -87,6 +87,7 @@ class PartitionWriter:
         self._compared: PartitionReader | None = None
         """Gives the records that an earlier run wrote and that are to be made again."""
         self._file: BinaryIO | None = None
+        self.next_offset = 0
         self.cut_bytes = 0
         """What was found behind the last whole batch, and cut."""
         fs.make_folder(folder)
@@ -141,15 +142,25 @@ class PartitionWriter:
         before = prefix_of(self._fs, self._segment.path, self._size)
         return {"base": self._segment.base, "offset": self.next_offset, "before": before}
 
-    def resume(self, place: Place, again: bool) -> None:
-        """Cut what lies behind a place; with `again`, keep it, and compare what comes with it."""
-        segment, before = Segment(self.folder, place["base"]), place["before"]
-        if why := unlike(self._fs, segment.path, before):
-            raise SinkError(f"{segment.path}: {why}")
-        if not again:
-            self.cut(segment, before["bytes"])
-            return
-        reader, start = PartitionReader(self._fs, self.folder), place["offset"]
+    def resume(self, place: Place | None, again: bool) -> None:
+        """Cut what lies behind a place, all if None; with `again`, keep it and compare what comes with it."""
+        segment, size, start = Segment(self.folder, 0), 0, 0
+        if place is not None:
+            segment, size, start = (
+                Segment(self.folder, place["base"]),
+                place["before"]["bytes"],
+                place["offset"],
+            )
+            if why := unlike(self._fs, segment.path, place["before"]):
+                raise SinkError(f"{segment.path}: {why}")
+        if again:
+            self._keep_from(start)
+        else:
+            self.cut(segment, size)
+
+    def _keep_from(self, start: int) -> None:
+        """Keep the records from an offset on as far as they are whole, and compare what comes with them."""
+        reader = PartitionReader(self._fs, self.folder)
         reader.seek(start)
         with suppress(BrokenLogError):  # what power left behind the last whole batch, which nobody could read
             while reader.take(1) is not None:
@@ -162,10 +173,6 @@ class PartitionWriter:
             reader.end = end
         else:
             reader.close()
-
-    def restart(self) -> None:
-        """Leave nothing: the partition was begun after the commit that is gone on from."""
-        self.cut(Segment(self.folder, 0), 0)
 
     def cut(self, segment: Segment, size: int) -> None:
         """Leave nothing behind the first `size` bytes of a segment."""
@@ -200,8 +207,10 @@ class PartitionWriter:
 
     def _position_of(self, end: int) -> tuple[Segment, int]:
         """The segment in which a log that ends at an offset ends, and how many bytes of it count."""
-        segment = [found for found in segments(self._fs, self.folder) if found.base <= end][-1]
-        size = 0
+        there = [found for found in segments(self._fs, self.folder) if found.base <= end]
+        segment, size = there[-1] if there else Segment(self.folder, 0), 0
+        if not there:
+            return segment, size
         with closing(Window(self._fs, segment.path)) as window, suppress(BrokenLogError):
             for at, found in walk(window, segment.path):
                 if found.base_offset >= end:

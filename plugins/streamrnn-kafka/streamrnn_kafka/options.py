@@ -98,7 +98,8 @@ class KafkaLogSinkConfig(_Options):
         default=1 << 30,
         ge=1024,
         le=2**31 - 1,
-        description="Size of a file of records that the next batch would exceed, at which a new one begins.",
+        description="Size of a file of records at which a new one begins: none is larger, unless a single "
+        "batch is, and a batch of outputs is one of records.",
     )
     retention_bytes: int | None = Field(
         default=None,

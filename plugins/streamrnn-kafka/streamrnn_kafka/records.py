@@ -150,7 +150,7 @@ def head(data: bytes) -> Head:
 def is_whole(data: bytes) -> bool:
     """Whether the checksum of a batch is that of its bytes."""
     crc: int = _CRC.unpack_from(data, _CRC_AT)[0]
-    return crc == crc32c(data[_CRC_AT + _CRC.size :])
+    return bool(crc == crc32c(data[_CRC_AT + _CRC.size :]))
 
 
 Wanted = tuple[Literal["key", "timestamp", "headers"], ...]
@@ -182,7 +182,7 @@ def _columns(batch: DefaultRecordBatch, data: bytes, wanted: Wanted) -> Records:
     if None in values:
         nulls = [i for i, value in enumerate(values) if value is None]
         values = [value or b"" for value in values]
-    sizes = np.fromiter(map(len, values), np.int64, n)  # type: ignore[arg-type]
+    sizes = np.fromiter(map(len, values), np.int64, n)
     base, last = batch.base_offset, batch.last_offset_delta
     offsets = np.arange(base, base + n)
     if last != n - 1:  # some were compacted away

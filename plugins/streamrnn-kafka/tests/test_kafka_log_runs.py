@@ -27,7 +27,7 @@ decode: {{type: jsonl}}
 event: {{key: kafka.key, time: {{field: kafka.timestamp, unit: ms}}, inputs: {{x: [{{field: x}}]}}}}
 reset: [{{type: every, events: 50}}]
 model: {{type: formula, state: {{s: 0.5}}, update: {{s: 0.3*s + x}}, output: {{y: "1.0 * s"}}}}
-encode: {{type: jsonl, include: [kafka.offset, kafka.partition, kafka.headers.i], fields: {{y: {{type: output, output: y}}}}}}
+encode: {{type: jsonl, include: [kafka.offset, kafka.partition, kafka.headers.i]}}
 sink: {{type: kafka_log, path: out, topic: scores, compression: {compression}, segment_bytes: 60000}}
 limits: {{max_batch_events: 64}}
 checkpoint: {{dir: job, every_s: 0.02}}
