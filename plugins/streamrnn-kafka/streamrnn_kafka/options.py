@@ -86,6 +86,79 @@ class KafkaLogSourceConfig(SourceOptions):
     )
 
 
+Brokers = Annotated[
+    str,
+    Field(
+        pattern=r"^[^\s,:]+:[0-9]+(,[^\s,:]+:[0-9]+)*$",
+        description="One or more brokers of the cluster as host:port, with commas between them.",
+    ),
+]
+
+
+class KafkaSourceConfig(SourceOptions):
+    """Events from a topic on a broker."""
+
+    brokers: Brokers
+    group: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The group to be a member of: partitions are shared among its members and their state "
+        "goes with them, through the folder of `checkpoint`. Without it this run alone reads the topic.",
+    )
+    partitions: Partitions | None = Field(
+        default=None,
+        description="The numbers of the partitions to read; without them, and without `group`, all of them.",
+    )
+    session_timeout_s: float = Field(
+        default=10,
+        ge=1,
+        le=1800,
+        description="Seconds without a sign of life after which a member's partitions go to others.",
+    )
+
+    @model_validator(mode="after")
+    def _is_given_or_chosen(self) -> KafkaSourceConfig:
+        if self.group is not None and self.partitions is not None:
+            raise ValueError("expected group or partitions, found both; a group shares out all partitions")
+        return self
+
+    @property
+    def needs_checkpoint(self) -> tuple[str, str] | None:
+        """The option that needs commits, and why."""
+        return ("group", "the state of a partition goes with it from member to member") if self.group else None
+
+    @property
+    def brings_commits(self) -> bool:
+        """Whether commits are made by the group rather than by the pipeline alone."""
+        return self.group is not None
+
+
+class KafkaSinkConfig(_Options):
+    """Outputs to a topic on a broker."""
+
+    brokers: Brokers
+    topic: str = Field(pattern=_TOPIC, description="The topic to write; it must exist.")
+    delivery: Literal["exactly_once", "at_least_once"] = Field(
+        default="exactly_once",
+        description="`exactly_once` needs a source `kafka` with a group on the same brokers: outputs and "
+        "positions are committed in one transaction. `at_least_once` writes what followed the last commit "
+        "of a run that dies once more, with the same content.",
+    )
+    partition: Literal["same", "by_key"] = Field(
+        default="same",
+        description="Whether an output goes to the partition of the number its event came from (0 if that "
+        "is not Kafka), or to one chosen by its key, as Kafka's own clients choose.",
+    )
+    compression: Compression = Field(default="none", description="How batches are compressed.")
+    transaction_timeout_s: float = Field(
+        default=60,
+        ge=1,
+        le=900,
+        description="Seconds after which the broker aborts a transaction that was not committed; longer than "
+        "`checkpoint.every_s` by far.",
+    )
+
+
 class KafkaLogSinkConfig(_Options):
     """Outputs to log files of a topic, as Kafka keeps them."""
 
