@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from streamrnn.encode import Answered, EncodeStage
 from streamrnn.event import EventStage
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import pluggy
 
     from streamrnn.backend import Backend
-    from streamrnn.commit.writer import Commits
     from streamrnn.core import Shards
     from streamrnn.core.probe import Verdict
     from streamrnn.events import Column, Columns, IntArray
@@ -45,6 +44,22 @@ class Parts:
     max_batch_events: int
 
 
+class Committer(Protocol):
+    """Makes commits of a pipeline, on its thread."""
+
+    def turn(self) -> None:
+        """Called between batches: commit if it is time."""
+        ...
+
+    def commit(self) -> None:
+        """Commit, and wait until it is done."""
+        ...
+
+    def close(self) -> None:
+        """No more will be asked for; after an error nothing was committed."""
+        ...
+
+
 class Pipeline:
     """`open`, then `run_once` until it answers None, then `close`; no signals, no printing inside."""
 
@@ -55,7 +70,7 @@ class Pipeline:
         """Marks to handle before the next read; may be appended to from another thread."""
         self._idle: Callable[[], None] = getattr(parts.sink, "idle", lambda: None)
         """Lets a sink go on with what its readers did not take at once."""
-        self.commits: Commits | None = None
+        self.commits: Committer | None = None
         self._closed = False
 
     def open(self) -> None:

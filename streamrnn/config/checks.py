@@ -58,11 +58,14 @@ def rule_problems(file: m.PipelineFile, rules: list[Chosen]) -> Iterator[Problem
 
 
 def checkpoint_problems(spec: PipelineSpec) -> Iterator[Problem]:
-    """Ends that a pipeline with commits cannot have; such options say so in `refuses_checkpoint`."""
-    for chosen in (spec.source, spec.sink) if spec.file.checkpoint else ():
-        if refused := getattr(chosen.options, "refuses_checkpoint", None):
+    """Ends that cannot have commits, or need them: options say `refuses_checkpoint` or `needs_checkpoint`."""
+    for chosen in (spec.source, spec.sink):
+        if spec.file.checkpoint and (refused := getattr(chosen.options, "refuses_checkpoint", None)):
             option, why = refused
             yield (*chosen.path, option), f"cannot stand beside checkpoint: {why}"
+        if not spec.file.checkpoint and (needed := getattr(chosen.options, "needs_checkpoint", None)):
+            option, why = needed
+            yield (*chosen.path, option), f"needs checkpoint: {why}"
 
 
 def context_problems(spec: PipelineSpec) -> Iterator[Problem]:

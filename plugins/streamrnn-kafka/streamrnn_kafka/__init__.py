@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 from streamrnn.hookspecs import Component, hookimpl
-from streamrnn_kafka.options import KafkaLogSinkConfig, KafkaLogSourceConfig
+from streamrnn_kafka.options import (
+    KafkaLogSinkConfig,
+    KafkaLogSourceConfig,
+    KafkaSinkConfig,
+    KafkaSourceConfig,
+)
 
-__all__ = ["KafkaLogSinkConfig", "KafkaLogSourceConfig", "streamrnn_components"]
+__all__ = [
+    "KafkaLogSinkConfig",
+    "KafkaLogSourceConfig",
+    "KafkaSinkConfig",
+    "KafkaSourceConfig",
+    "streamrnn_components",
+]
 
 
 @hookimpl
 def streamrnn_components() -> list[Component]:
     """Sources and sinks."""
     return [
+        Component(
+            "source",
+            "kafka",
+            config=KafkaSourceConfig,
+            build="streamrnn_kafka.live_source:build",
+            summary="events from a Kafka topic, alone or as a member of a group",
+            example="{brokers: localhost:9092, topic: orders}",
+        ),
+        Component(
+            "sink",
+            "kafka",
+            config=KafkaSinkConfig,
+            build="streamrnn_kafka.live_sink:build",
+            summary="outputs to a Kafka topic",
+            example="{brokers: localhost:9092, topic: scores, delivery: at_least_once}",
+        ),
         Component(
             "source",
             "kafka_log",

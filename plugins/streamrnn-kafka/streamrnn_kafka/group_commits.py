@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from streamrnn_kafka.live_source import KafkaSource
 
 FORMAT = 1
+_SESSIONS = 3
+"""So many session time-outs after another took a partition over, the group must have noticed."""
 _NOTE = re.compile(r"streamrnn state (\d+) ([0-9a-f]{64})")
 """What stands beside a committed offset: the format, and the digest of the file of state."""
 _FILE = re.compile(r"(\d{20})-([0-9a-f]{16})\.state")
@@ -60,33 +62,46 @@ class GroupCommits:
         self._fs, self._clock, self._fixed = context.fs, context.clock, fixed
         source: Any = parts.source
         self._source: KafkaSource = source
-        self._source.keeper = self
         self._topic, self._group = source.config.topic, source.config.group
         sink: Any = parts.sink
         self._transactions: Transactions | None = sink if hasattr(sink, "acquire") else None
         self._committed: dict[int, int] = {}
         """Up to where each partition is committed."""
+        self._lost: dict[int, float] = {}
+        """Partitions that another has taken over before the group said so, and since when."""
         self._last_s = self._clock.monotonic()
         self.longest_s = 0.0
         """How long the stream stood still for a commit, at most."""
 
     def turn(self) -> None:
-        """Commit if the time has come; called between batches."""
-        if self._clock.monotonic() - self._last_s >= self._config.every_s:
+        """Commit if the time has come; called between batches.
+
+        Raises `StateError` if a partition that another has taken over stays assigned to this member.
+        """
+        now_s = self._clock.monotonic()
+        if now_s - self._last_s >= self._config.every_s:
             self.commit()
+        patience_s = _SESSIONS * self._source.config.session_timeout_s
+        if stuck := [number for number, since_s in self._lost.items() if now_s - since_s > patience_s]:
+            raise StateError(
+                f"{self._name(stuck[0])}: another writes for this partition, but the group has not given it "
+                "away; is the same group used by different pipelines?"
+            )
 
     def commit(self) -> None:
-        """Commit all partitions that have moved. Raises `StateError` if one is lost and not given back."""
+        """Commit all partitions that have moved."""
         self._last_s = self._clock.monotonic()
-        lost = self._commit(list(self._committed))
+        lost = sorted(self._commit(list(self._committed)))
         if lost:
-            self._forget(sorted(lost))
-            names = ", ".join(self._name(number) for number in sorted(lost))
-            self._context.log.warning("%s: another member has taken over; what was not committed is its", names)
+            self._forget(lost)
+            self._lost.update(dict.fromkeys(lost, self._last_s))
+            text = "%s: another member has taken over and serves anew what was not committed"
+            self._context.log.warning(text, ", ".join(map(self._name, lost)))
         self.longest_s = max(self.longest_s, self._clock.monotonic() - self._last_s)
 
     def revoked(self, partitions: Sequence[int]) -> None:
         """See `Keeper`."""
+        self._lost.clear()
         self._commit(partitions)
         self._forget(partitions)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
+from aiokafka.errors import IllegalOperation, InvalidProducerEpoch, KafkaError, ProducerFenced
 from aiokafka.partitioner import murmur2
 
 from streamrnn.errors import OptionError, SinkError
@@ -28,7 +28,8 @@ _BATCH_BYTES = 1 << 19
 """Size of a batch: brokers take up to twice as much, unless they are told otherwise."""
 _MOST_UNDER_WAY = 64
 """Batches that are sent and not answered yet, beyond which the pipeline waits."""
-_FENCED = (ProducerFenced, InvalidProducerEpoch)
+_FENCED = (ProducerFenced, InvalidProducerEpoch, IllegalOperation)
+"""What the client says where another has taken over: the last, where it noticed so on its own."""
 
 Rows = tuple[Sequence[bytes | None], Sequence[bytes], Sequence[int]]
 
@@ -87,22 +88,27 @@ class Producer:
 
     async def stop(self) -> None:
         """Give it up, with what is not committed."""
-        for future in self._under_way:
-            future.cancel()
-        try:
+        # Whoever is fenced cannot abort, and need not: the other has. The client says so in many ways.
+        with suppress(Exception):
             if self.in_transaction:
-                self.in_transaction = False
                 await self.client.abort_transaction()
-        except KafkaError:
-            pass  # it was fenced, or the broker is gone: the transaction times out
-        finally:
+        self.in_transaction = False
+        with suppress(Exception):
             await self.client.stop()
 
     async def _send_batch(self, batch: Any, partition: int) -> None:
         batch.close()
-        self._under_way.append(await self.client.send_batch(batch, self._topic, partition=partition))
+        future = await self.client.send_batch(batch, self._topic, partition=partition)
+        future.add_done_callback(_seen)
+        self._under_way.append(future)
         while len(self._under_way) > _MOST_UNDER_WAY or (self._under_way and self._under_way[0].done()):
             await self._under_way.popleft()
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Count an error as noticed, even if nobody waits for this future any more."""
+    if not future.cancelled():
+        future.exception()
 
 
 class KafkaSink:
@@ -176,7 +182,9 @@ class KafkaSink:
             await admin.close()
         self._partitions = len(found["partitions"])
         if not self._partitions:
-            raise SinkError(f"expected topic {self._config.topic} at {self._config.brokers}, found no such topic")
+            raise SinkError(
+                f"expected topic {self._config.topic} at {self._config.brokers}, found no such topic"
+            )
         await self._begin()
 
     async def _begin(self) -> None:
@@ -232,8 +240,8 @@ class TransactionalSink(KafkaSink):
         group, brokers = getattr(options, "group", None), getattr(options, "brokers", None)
         if group is None or brokers != self._config.brokers:
             text = (
-                "exactly_once needs a source of type kafka with a group on the same brokers, written the same; "
-                "set delivery to at_least_once otherwise"
+                "exactly_once needs a source of type kafka with a group on the same brokers, written the "
+                "same; set delivery to at_least_once otherwise"
             )
             raise OptionError((("delivery",), text))
         self._prefix = f"streamrnn.{group}.{getattr(options, 'topic', '')}"
@@ -260,9 +268,8 @@ class TransactionalSink(KafkaSink):
         await self._release(partitions)
         made = {number: Producer(self._config, f"{self._prefix}-{number}") for number in partitions}
         self._producers.update(made)
+        # A start waits for an id, and the broker gives none before the last one's transaction has ended.
         await asyncio.gather(*(producer.client.start() for producer in made.values()))
-        # The transaction of the one before has ended, for better or worse, once the broker gives an id.
-        await asyncio.gather(*(producer.client._txn_manager.wait_for_pid() for producer in made.values()))
 
     async def _commit(self, group: str, offsets: Mapping[int, tuple[int, str]]) -> set[int]:
         source = self._prefix.removeprefix(f"streamrnn.{group}.")

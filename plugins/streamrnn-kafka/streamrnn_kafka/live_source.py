@@ -6,7 +6,7 @@ import asyncio
 import queue
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,23 +18,28 @@ from aiokafka.errors import KafkaError, NoOffsetForPartitionError
 
 from streamrnn.errors import SourceError
 from streamrnn.ports import EndOfStream
+from streamrnn_kafka.group_commits import GroupCommits
 from streamrnn_kafka.loop_thread import LoopThread
 from streamrnn_kafka.record_fields import RecordFields
 from streamrnn_kafka.records import Records
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from streamrnn.context import Context
     from streamrnn.events import Block
+    from streamrnn.pipeline import Parts
     from streamrnn.ports import Place
     from streamrnn_kafka.options import KafkaSourceConfig
 
 
+_STOP_S = 5
 _TRIES, _AGAIN_S = 100, 0.1
 """How often a group whose broker is only starting is asked, and after how long."""
 
 
 class Keeper(Protocol):
-    """Keeps the state of partitions that come and go. Called on the pipeline's thread, between two batches."""
+    """Keeps the state of partitions that come and go; called on the pipeline's thread, between batches."""
 
     def revoked(self, partitions: Sequence[int]) -> None:
         """These are about to be given away: commit them, and forget them."""
@@ -102,6 +107,13 @@ class KafkaSource:
         except BaseException:
             self.thread.close()
             raise
+
+    def commits(
+        self, folder: Path, config: Any, parts: Parts, context: Context, fixed: Mapping[str, Any]
+    ) -> GroupCommits:
+        """See `streamrnn.commit.job.Committed`."""
+        self.keeper = found = GroupCommits(folder, config, parts, context, fixed)
+        return found
 
     def supply(self, paths: Sequence[str]) -> Sequence[str]:
         """See `Source`."""
@@ -205,7 +217,8 @@ class KafkaSource:
             raise
 
     async def _stop(self) -> None:
-        await self.consumer.stop()
+        with suppress(TimeoutError):  # a group that is being formed may take as long as it likes
+            await asyncio.wait_for(self.consumer.stop(), _STOP_S)
         await self.admin.close()
 
     def _check_partitions(self) -> None:
@@ -234,7 +247,9 @@ class KafkaSource:
             low, high = first[self._partition(number)], last[self._partition(number)]
             if not low <= at <= high:
                 name = f"{self.config.topic}-{number}"
-                raise SourceError(f"{name}: expected offset {at} to go on at, found {low} to {high} on the broker")
+                raise SourceError(
+                    f"{name}: expected offset {at} to go on at, found {low} to {high} on the broker"
+                )
         self.thread.call(self._seek(offsets, assign=True))
         self._next = dict(offsets)
 
@@ -248,7 +263,9 @@ class KafkaSource:
     async def _committed(self, wanted: Sequence[TopicPartition]) -> Any:
         for left in reversed(range(_TRIES)):
             try:
-                return await self.admin.list_consumer_group_offsets(self.config.group, partitions=list(wanted))
+                return await self.admin.list_consumer_group_offsets(
+                    self.config.group, partitions=list(wanted)
+                )
             except KafkaError as error:
                 if not (error.retriable and left):
                     raise

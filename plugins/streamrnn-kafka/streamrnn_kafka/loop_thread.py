@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from threading import Thread
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(_not_waited_for)
         self._thread = Thread(target=self.loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
@@ -30,6 +32,12 @@ class LoopThread:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+
+def _not_waited_for(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What went wrong in a task of the client that nobody waits for; whoever needed it was told as well."""
+    log = logging.getLogger("streamrnn.kafka")
+    log.debug("%s", context.get("message"), exc_info=context.get("exception"))
 
 
 async def _cancel_others() -> None:

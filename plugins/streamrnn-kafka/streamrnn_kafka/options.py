@@ -125,7 +125,9 @@ class KafkaSourceConfig(SourceOptions):
     @property
     def needs_checkpoint(self) -> tuple[str, str] | None:
         """The option that needs commits, and why."""
-        return ("group", "the state of a partition goes with it from member to member") if self.group else None
+        return (
+            ("group", "the state of a partition goes with it from member to member") if self.group else None
+        )
 
     @property
     def brings_commits(self) -> bool:
