@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from streamrnn_kafka.live_source import KafkaSource
 
 FORMAT = 1
-_SESSIONS = 3
+_SESSIONS = 2
 """So many session time-outs after another took a partition over, the group must have noticed."""
 _NOTE = re.compile(r"streamrnn state (\d+) ([0-9a-f]{64})")
 """What stands beside a committed offset: the format, and the digest of the file of state."""

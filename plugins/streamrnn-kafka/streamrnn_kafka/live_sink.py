@@ -28,7 +28,7 @@ _BATCH_BYTES = 1 << 19
 """Size of a batch: brokers take up to twice as much, unless they are told otherwise."""
 _MOST_UNDER_WAY = 64
 """Batches that are sent and not answered yet, beyond which the pipeline waits."""
-_FENCED = (ProducerFenced, InvalidProducerEpoch, IllegalOperation)
+FENCED = (ProducerFenced, InvalidProducerEpoch, IllegalOperation)
 """What the client says where another has taken over: the last, where it noticed so on its own."""
 
 Rows = tuple[Sequence[bytes | None], Sequence[bytes], Sequence[int]]
@@ -279,7 +279,7 @@ class TransactionalSink(KafkaSink):
             return_exceptions=True,
         )
         for number, error in zip(work, done, strict=True):
-            if isinstance(error, _FENCED):
+            if isinstance(error, FENCED):
                 self._lost.add(number)
             elif isinstance(error, BaseException):
                 raise error
@@ -295,7 +295,7 @@ class TransactionalSink(KafkaSink):
             return
         try:
             await self._send(self._producers[source], source, rows)
-        except _FENCED:
+        except FENCED:
             self._lost.add(source)
 
     async def _flush(self) -> None:

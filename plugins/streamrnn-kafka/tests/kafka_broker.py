@@ -108,6 +108,17 @@ async def found(brokers, topic, isolation="read_committed"):
         await consumer.stop()
 
 
+async def committed(brokers, group, partition):
+    """Offset and note of a group, None if it has committed none."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=brokers)
+    await admin.start()
+    try:
+        found = await admin.list_consumer_group_offsets(group, partitions=[partition])
+        return tuple(found[partition]) if found[partition].offset >= 0 else None
+    finally:
+        await admin.close()
+
+
 async def sharing(brokers, group):
     """How many members share the partitions of a group that has settled; 0 while it has not."""
     admin = AIOKafkaAdminClient(bootstrap_servers=brokers)

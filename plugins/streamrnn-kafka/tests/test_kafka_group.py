@@ -146,9 +146,7 @@ def test_one_is_killed_and_one_is_added_and_every_output_comes_once(brokers, top
     kafka.run(kafka.put(brokers, source, sent[2 * share :]))
     expected = answers(sent)
     ends = {f"{source}-{p}": len(records) for p, records in expected.items()}
-    wait_until(
-        lambda: {name: int(file[:20]) for name, file in files(folder).items()} == ends, [first, third]
-    )
+    wait_until(lambda: {name: int(file[:20]) for name, file in files(folder).items()} == ends, [first, third])
     for member in (first, third):
         code, err = member.stop()
         assert code == 0, err

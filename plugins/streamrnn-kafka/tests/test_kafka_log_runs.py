@@ -19,7 +19,7 @@ from kafka_logs import batches, content, make_log, writer
 from streamrnn.commit import manifest as m
 
 RUN = [sys.executable, "-m", "streamrnn", "run", "--quiet", "p.yaml"]
-KILLS = int(os.environ.get("STREAMRNN_KILLS", "6"))
+KILLS = int(os.environ.get("STREAMRNN_KILLS", "3"))
 JARS = os.environ.get("STREAMRNN_KAFKA_JARS")
 PIPELINE = """
 source: {{type: kafka_log, path: in, topic: events, follow: {follow}}}
