@@ -17,6 +17,7 @@ from streamrnn.errors import OptionError, SinkError
 from streamrnn_kafka.loop_thread import LoopThread
 from streamrnn_kafka.outputs import framing_of, partition_of, records_of
 from streamrnn_kafka.records import NO_TIMESTAMP
+from streamrnn_kafka.topics import partitions_of
 
 if TYPE_CHECKING:
     from streamrnn.context import Context
@@ -177,10 +178,9 @@ class KafkaSink:
         admin = AIOKafkaAdminClient(bootstrap_servers=self._config.brokers, client_id="streamrnn")
         try:
             await admin.start()
-            (found,) = await admin.describe_topics([self._config.topic])
+            self._partitions = len(await partitions_of(admin, self._config.topic))
         finally:
             await admin.close()
-        self._partitions = len(found["partitions"])
         if not self._partitions:
             raise SinkError(
                 f"expected topic {self._config.topic} at {self._config.brokers}, found no such topic"

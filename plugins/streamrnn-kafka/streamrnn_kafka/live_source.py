@@ -22,6 +22,7 @@ from streamrnn_kafka.group_commits import GroupCommits
 from streamrnn_kafka.loop_thread import LoopThread
 from streamrnn_kafka.record_fields import RecordFields
 from streamrnn_kafka.records import Records
+from streamrnn_kafka.topics import partitions_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -209,8 +210,7 @@ class KafkaSource:
         try:
             await self.consumer.start()
             await self.admin.start()
-            (found,) = await self.admin.describe_topics([config.topic])
-            self.partitions = sorted(each["partition"] for each in found["partitions"])
+            self.partitions = await partitions_of(self.admin, config.topic)
             self._check_partitions()
         except BaseException:
             await self._stop()
