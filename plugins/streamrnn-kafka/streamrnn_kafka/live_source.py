@@ -217,9 +217,18 @@ class KafkaSource:
             raise
 
     async def _stop(self) -> None:
-        with suppress(TimeoutError):  # a group that is being formed may take as long as it likes
-            await asyncio.wait_for(self.consumer.stop(), _STOP_S)
+        with suppress(TimeoutError):  # a group that is being formed takes as long as it likes
+            await asyncio.wait_for(self._stop_consumer(), _STOP_S)
         await self.admin.close()
+
+    async def _stop_consumer(self) -> None:
+        try:
+            await self.consumer.stop()
+        except asyncio.CancelledError:
+            # While a broker is away, the client cancels a fetch of its own, waits for it, and gets no further.
+            if self.consumer._coordinator is not None:
+                await self.consumer._coordinator.close()
+            await self.consumer._client.close()
 
     def _check_partitions(self) -> None:
         config = self.config
