@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -56,14 +58,25 @@ class OutputFile:
 
     def place(self) -> Place | None:
         """See `Resumable.place`."""
+        return self.placing()()
+
+    def placing(self) -> Callable[[], Place | None]:
+        """See `Resumable`: the end of the file as it is now."""
         try:
-            if not stat.S_ISREG(self._fs.status_of(self.file).st_mode):
-                return None
+            status = self._fs.status_of(self.file)
+        except OSError as error:
+            raise self._failure("cannot be asked for its size", error) from error
+        if not stat.S_ISREG(status.st_mode):
+            return lambda: None
+        return partial(self._durable, status.st_size)
+
+    def _durable(self, size: int) -> Place:
+        try:
             self._fs.sync(self.file)
             if not self._named:
                 self._fs.sync_folder(self._path.parent)
                 self._named = True
-            return prefix_of(self._fs, self._path, self._fs.status_of(self.file).st_size)
+            return prefix_of(self._fs, self._path, size)
         except OSError as error:
             raise self._failure("cannot write to the disk", error) from error
 

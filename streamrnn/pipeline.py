@@ -81,7 +81,7 @@ class Pipeline:
         """Read what has arrived and serve it, commit if it is time; None once the source has ended."""
         report = self._turn(wait_ms)
         if self.commits is not None and report is not None:
-            self.commits.turn()
+            self.commits.turn(report.events)
         return report
 
     def _turn(self, wait_ms: int) -> Report | None:

@@ -23,7 +23,9 @@ Place = dict[str, Any]
 class Resumable(Protocol):
     """A framer, source, sink or file of refused events that can go on where an earlier run committed.
 
-    A pipeline with `checkpoint` asks its parts for these methods; one that lacks them begins anew.
+    A pipeline with `checkpoint` asks its parts for these methods; one that lacks them begins anew. An output
+    may offer `placing()` besides: it notes its place and returns at once, with a function that makes what was
+    written up to there durable and answers as `place` does, called on another thread while writing goes on.
     """
 
     def place(self) -> Place | None:

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from simfs import Crash, SimFS
 
 from streamrnn import build
@@ -21,6 +22,7 @@ from streamrnn.commit import writer
 from streamrnn.commit.job import build_job
 from streamrnn.config.load import load_pipeline
 from streamrnn.context import Context
+from streamrnn.core.frozen import Frozen
 from streamrnn.core.probe import probe
 from streamrnn.pipeline import run
 from streamrnn.registry import Registry
@@ -158,10 +160,18 @@ class Job:
             left[0] = None if left[0] is None else left[0] - 1
             return left[0] is not None and left[0] < 0
 
-        try:
-            run(pipeline, stopping, lambda report: None)
-        finally:
-            self.promised = max(kept)
+        rows = rng.choice([1, 3, 4096])
+        with ExitStack() as small:  # a commit in many pieces and parts
+            for name, value in (
+                ("_PART_BYTES", rng.choice([1, 500, 1 << 20])),
+                ("_PIECE_ROWS", rows),
+                ("_LEAST_ROWS", rows),
+            ):
+                small.enter_context(swapped(writer, name, value))
+            try:
+                run(pipeline, stopping, lambda report: None)
+            finally:
+                self.promised = max(kept)
         return {partition: exported(core) for partition, core in pipeline.parts.shards.items()}
 
     def probed(self, backend):
@@ -181,8 +191,9 @@ class Job:
 def exported(core):
     """All state, sorted by key; no row numbers, which depend on how often a run began anew."""
     store = core.store
-    rows = sorted((key, row) for row, key in enumerate(store.keys.key_of) if key is not None)
-    index = [row for _, row in rows]
+    named = enumerate(map(store.keys.names.key, range(len(store.keys.names))))
+    rows = sorted((key, row) for row, key in named if key is not None)
+    index = np.array([row for _, row in rows], np.int64)
     columns = {name: array[index].tolist() for name, array in store.columns.arrays.items()}
     tensors = {name: array.tobytes() for name, array in store.slab.read(index).items()}
     clocks = (store.sequence, store.largest, store.epochs, store.keys.gone.items(), store.keys.gone.forgot)
@@ -208,7 +219,7 @@ def run_seed(job: Job, expected, seed: int, sabotage: Callable[[], object] | Non
         try:
             while crashes < MOST_CRASHES:
                 fs.crash_at = rng.randrange(1, span)
-                fs.crash_kind = rng.choice([None, None, "sync_folder", "rename", "unlink"])
+                fs.crash_kind = rng.choice([None, *["sync_folder"] * 3, "rename", "unlink"])
                 try:
                     job.live(fs, rng, turns=rng.choice([None, None, rng.randrange(20)]))
                 except Crash:
@@ -355,6 +366,25 @@ def _batch_dependent():
         yield
 
 
+@contextmanager
+def _copied_late():
+    with swapped(Frozen, "before", lambda self, rows: None):
+        yield
+
+
+@contextmanager
+def _manifest_early():
+    go_on = writer.Commits._go_on
+
+    def early(self, rows):
+        go_on(self, rows)
+        if self._making is not None and self._making.segments:
+            self._making.left.clear()
+
+    with swapped(writer.Commits, "_go_on", early):
+        yield
+
+
 OUTPUTS = ("out.txt", "bad.txt")
 SABOTAGES = {
     "no fsync of output": _deaf(lambda kind, name, before: name in OUTPUTS),
@@ -375,6 +405,8 @@ SABOTAGES = {
     "output position taken before the flush": _place_before_flush,
     "manifest written in place": _in_place,
     "answers that depend on the batch": _batch_dependent,
+    "rows changed before they were copied": _copied_late,
+    "manifest written before the last part": _manifest_early,
 }
 
 

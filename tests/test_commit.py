@@ -224,7 +224,7 @@ def test_damage_to_any_file_of_the_folder_is_detected_or_harmless(job, expected,
 
 
 def test_without_a_digest_damage_would_go_unnoticed(job, expected):
-    with swapped(m, "digest", lambda data: "none"):
+    with swapped(m, "is_of", lambda data, written: True), swapped(m, "digest", lambda data, by="": "none"):
         job.promised = 0
         fs = SimFS(job.files)
         job.live(fs, random.Random(1), turns=9, batch=8)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toys import Toy, formula_model, make_case, numpy_model
 
-from streamrnn.core import Core
+from streamrnn.core import Core, key_index
 from streamrnn.definition import Definition
 from streamrnn.events import Mark
 
@@ -52,6 +52,13 @@ def answers_of(outputs, n):
     return rows
 
 
+def rows_by_key(core):
+    names = core.store.keys.names
+    held = {names.key(row): row for row in range(len(names)) if names.key(row) is not None}
+    assert core.store.keys.index.find(list(held)).tolist() == list(held.values())
+    return held
+
+
 def row_of(answer):
     if answer.refused:
         return None
@@ -61,7 +68,7 @@ def row_of(answer):
 def held(core):
     """Key -> state and columns, as canonical as the definition's."""
     out = {}
-    for key, row in core.store.keys.row_of.items():
+    for key, row in rows_by_key(core).items():
         at = np.array([row])
         state = {name: array[0].tobytes() for name, array in core.store.slab.read(at).items()}
         out[key] = (state, *(int(core.store.columns[c][row]) for c in ("last_time", "steps", "sequence")))
@@ -82,9 +89,7 @@ def expected(definition):
 def drop_marked(core, table):
     """Rows that a mark reset: the core does it when they are next seen, the definition at once."""
     newest = max(core.store.epochs.values(), default=0)
-    return {
-        k: v for k, v in table.items() if core.store.columns["epoch"][core.store.keys.row_of[k]] == newest
-    }
+    return {k: v for k, v in table.items() if core.store.columns["epoch"][rows_by_key(core)[k]] == newest}
 
 
 @pytest.mark.parametrize("block", range(20))
@@ -97,7 +102,7 @@ def test_any_mix_of_rules_keys_times_rejects_and_cuts(block):
             core, rows = by_core(case, cuts, Toy(scans=seed % 3 > 0))
             assert rows == want, seed
             assert core.store.sequence == definition.sequence
-            assert sorted(core.store.keys.row_of) == sorted(definition.keys), seed
+            assert sorted(rows_by_key(core)) == sorted(definition.keys), seed
             assert drop_marked(core, held(core)) == drop_marked(core, expected(definition)), seed
             assert [n for n, _ in core.store.keys.gone.items()] == list(definition.gone), seed
 
@@ -134,3 +139,54 @@ def test_snapshot_and_deltas_into_a_new_core_at_any_cut(block):
             return fresh
 
         assert by_core(case, random.Random(seed + 1), between=move)[1] == want, seed
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_a_segment_taken_while_events_are_served_is_of_the_moment_it_was_asked_for(block):
+    for seed in range(80_000 + block * 30, 80_030 + block * 30):
+        case, rng = make_case(seed), random.Random(seed)
+        begun, blobs, segments = [], [], []
+
+        def move(core, case=case, rng=rng, begun=begun, blobs=blobs, segments=segments):
+            if begun and rng.random() < 0.5:
+                begun[0].take(rng.choice([0, 1, 3]))
+                if rng.random() < 0.5:
+                    blobs.append(begun[0].part()())
+            elif begun:
+                then, frozen = begun.pop(), begun.pop()
+                frozen.take_all()
+                segments.append([*blobs, frozen.part()()])
+                fresh = Core(Toy(), case.rules, case.elapsed, case.limits)
+                fresh.restore(blob for parts in segments for blob in parts)
+                assert everything(fresh) == then, case
+            elif rng.random() < 0.5:
+                blobs.clear()
+                if rng.random() < 0.3:
+                    segments.clear()
+                begun[:] = [core.freeze(base=not segments), everything(core)]
+            return core
+
+        by_core(case, rng, Toy(), move)
+
+
+def everything(core):
+    store = core.store
+    gone = store.keys.gone
+    clocks = (dict(store.largest), dict(store.epochs), gone.items(), gone.forgot)
+    return held(core), columns_by_key(core), clocks
+
+
+def columns_by_key(core):
+    columns = core.store.columns.arrays
+    return {key: [repr(column[row]) for column in columns.values()] for key, row in rows_by_key(core).items()}
+
+
+def test_with_the_table_of_many_keys(monkeypatch):
+    monkeypatch.setattr(key_index, "_WIDE_FROM", 0)
+    monkeypatch.setattr(key_index, "_FEW", 2)
+    for seed in range(70_000, 70_100):
+        case = make_case(seed)
+        definition, answers = by_definition(case)
+        core, rows = by_core(case, random.Random(seed), Toy())
+        assert rows == [row_of(answer) for answer in answers], seed
+        assert drop_marked(core, held(core)) == drop_marked(core, expected(definition)), seed

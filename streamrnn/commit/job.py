@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -55,18 +56,17 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
     with ExitStack() as opened:
         lock = _hold(folder, context)
         opened.callback(lock.close)
-        found = recovery.newest(folder, context)
-        if found is not None:
-            recovery.refuse_other(folder, found.manifest["pipeline"], described(spec))
-        pipeline = build_pipeline(spec, registry, replace(context, resuming=found is not None))
+        commits_there = recovery.Recovery(folder, context)
+        newest = commits_there.newest()
+        if newest is not None:
+            recovery.refuse_other(folder, newest["pipeline"], described(spec))
+        pipeline = build_pipeline(spec, registry, replace(context, resuming=newest is not None))
         opened.callback(pipeline.close, StateError("not started"))
         parts = pipeline.parts
-        if found is not None:
-            _go_on(found, parts, folder, context)
+        chain = Chain() if newest is None else _go_on(commits_there, spec, parts, context)
         _tell_promises(spec, parts, context)
-        chain = found.chain if found is not None else Chain()
         commits = Commits(folder, config, parts, context, _fixed(spec, parts), chain, lock)
-        if found is None:
+        if newest is None:
             commits.commit()
         pipeline.commits = commits
         opened.pop_all()
@@ -149,11 +149,24 @@ def _hold(folder: Path, context: Context) -> BinaryIO:
     return lock
 
 
-def _go_on(found: recovery.Found, parts: Parts, folder: Path, context: Context) -> None:
+def _go_on(there: recovery.Recovery, spec: PipelineSpec, parts: Parts, context: Context) -> Chain:
     """State, source, then outputs, which are the only ones that change something."""
+    notes: set[str] = set()
+
+    def restore(manifest: m.Manifest, segments: Iterator[tuple[str, Iterator[bytes]]]) -> None:
+        recovery.refuse_other(there.folder, manifest["pipeline"], described(spec))
+        _check_model(there.folder, manifest, parts)
+        parts.shards.forget()
+        notes.clear()
+        for partition, blobs in segments:
+            _check_partition(there.folder, partition, parts)
+            if note := parts.shards.at(partition).restore(blobs):
+                notes.add(note)
+
+    found = there.restore(restore)
+    for note in notes:
+        context.log.warning("%s", note)
     manifest = found.manifest
-    _check_model(folder, manifest, parts)
-    _restore(found, parts, folder, context)
     if isinstance(parts.source, Resumable) and manifest["source"] is not None:
         parts.source.resume(manifest["source"])
     again = {"again": True} if found.fell_back else {}
@@ -161,18 +174,15 @@ def _go_on(found: recovery.Found, parts: Parts, folder: Path, context: Context) 
         place = manifest["outputs"][name]
         if place is not None and isinstance(part, Resumable):
             part.resume(place | again)
+    return found.chain
 
 
-def _restore(found: recovery.Found, parts: Parts, folder: Path, context: Context) -> None:
-    shards = parts.shards
-    if not shards.partitioned and (others := found.segments.keys() - {WHOLE}):
+def _check_partition(folder: Path, partition: str, parts: Parts) -> None:
+    if partition != WHOLE and not parts.shards.partitioned:
         raise StateError(
-            f"the commits in {folder} keep state by partition ({', '.join(sorted(others))}) and this source "
-            "has none: go on with the source it was kept under, or begin anew in another checkpoint dir"
+            f"the commits in {folder} keep state by partition ('{partition}') and this source has none: go "
+            "on with the source it was kept under, or begin anew in another checkpoint dir"
         )
-    notes = {shards.at(partition).restore(blobs) for partition, blobs in found.segments.items()}
-    for note in notes - {None}:
-        context.log.warning("%s", note)
 
 
 def _check_model(folder: Path, manifest: m.Manifest, parts: Parts) -> None:

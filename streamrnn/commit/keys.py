@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,11 +67,11 @@ def load(fs: FileSystem, folder: Path, number: int | None = None) -> list[KeySta
     number = numbers[0] if number is None else number
     try:
         manifest = recovery.read_manifest(fs, folder, number)
-        blobs = recovery.segments_of(fs, folder, manifest)
+        found = recovery.segments_of(fs, folder, manifest)
+        return [_states(number, partition, blobs) for partition, blobs in found]
     except m.BrokenError as error:
         others = ", ".join(str(other) for other in numbers if other != number) or "none"
         raise StateError(f"commit {number} in {folder}: {error}; other commits: {others}") from error
-    return [_states(number, partition, blobs[partition]) for partition in sorted(blobs)]
 
 
 def load_partition(fs: FileSystem, folder: Path, number: int | None, partition: str | None) -> KeyStates:
@@ -85,7 +85,7 @@ def load_partition(fs: FileSystem, folder: Path, number: int | None, partition: 
     return found[partition]
 
 
-def _states(number: int, partition: str, blobs: Sequence[bytes]) -> KeyStates:
+def _states(number: int, partition: str, blobs: Iterable[bytes]) -> KeyStates:
     states = KeyStates(number, partition)
     keys: dict[int, str | None] = {}
     for blob in blobs:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from hashlib import blake2b
+from collections.abc import Callable, Mapping
+from functools import partial
+from hashlib import blake2b, sha256
 from typing import Any
 
 from streamrnn.core.shards import WHOLE
@@ -16,6 +17,12 @@ LOCK = "LOCK"
 UNFINISHED = "commit.tmp"
 
 Manifest = dict[str, Any]
+
+_DIGESTS: Mapping[str, Callable[[bytes], Any]] = {
+    "blake2b": partial(blake2b, digest_size=32),
+    "sha256": sha256,
+}
+"""Those of segments are sha256, which most processors compute by themselves."""
 
 _COMMIT = re.compile(r"commit-(\d{10})\.json")
 
@@ -44,14 +51,30 @@ def commit_numbers(names: list[str]) -> list[int]:
     return sorted((int(found[1]) for name in names if (found := _COMMIT.fullmatch(name))), reverse=True)
 
 
-def digest(data: bytes) -> str:
+def kind_of(segment: Mapping[str, Any]) -> str:
+    """Whether a segment is of a `base` or of a `delta`."""
+    return str(segment["name"].split(".")[1])
+
+
+def number_of(segment: Mapping[str, Any]) -> int:
+    """The commit that a segment was written for."""
+    return int(segment["name"].split(".")[0].removeprefix("state-"))
+
+
+def digest(data: bytes, by: str = "sha256") -> str:
     """What tells bytes from others that an accident made of them."""
-    return f"blake2b:{blake2b(data, digest_size=32).hexdigest()}"
+    return f"{by}:{_DIGESTS[by](data).hexdigest()}"
+
+
+def is_of(data: bytes, written: str) -> bool:
+    """Whether a digest is that of the bytes."""
+    by = written.partition(":")[0]
+    return by in _DIGESTS and written == digest(data, by)
 
 
 def encode(manifest: Manifest) -> bytes:
     """The one way to write a manifest down."""
-    return _canonical({"digest": digest(_canonical(manifest)), "manifest": manifest}) + b"\n"
+    return _canonical({"digest": digest(_canonical(manifest), "blake2b"), "manifest": manifest}) + b"\n"
 
 
 def decode(data: bytes) -> Manifest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,46 +18,64 @@ if TYPE_CHECKING:
 
 @dataclass
 class Found:
-    """A commit to go on from: what it says, its segments of state by partition, and the commits beside it.
+    """A commit to go on from: what it says, and the commits beside it.
 
     `fell_back` says that a newer one was there and is broken.
     """
 
     manifest: m.Manifest
-    segments: dict[str, list[bytes]]
     chain: Chain
     fell_back: bool
 
 
-def newest(folder: Path, context: Context) -> Found | None:
-    """The newest commit in a folder; None if there is none. What is broken is told, and the one before taken.
+class Recovery:
+    """The commits of a folder, newest first. What is broken is told, and the one before it taken."""
 
-    Raises `StateError` if all are broken, or the newest is of a format that this version does not read.
-    """
-    fs = context.fs
-    numbers = m.commit_numbers(fs.names(folder))
-    chain, found, broken = Chain(max(numbers, default=0)), None, list[str]()
-    for number in numbers:
-        path = folder / m.commit_name(number)
-        try:
-            manifest = read_manifest(fs, folder, number)
-            if found is None:
-                segments = segments_of(fs, folder, manifest)
-                found = Found(manifest, segments, chain, bool(broken))
-                chain.segments = manifest["segments"]
-        except m.BrokenError as error:
-            if found is None:
-                broken.append(f"{path}: {error}")
-            continue
-        chain.kept[number] = {segment["name"] for segment in manifest["segments"]}
-    if found is None and broken:
-        way_out = f"no commit in {folder} is whole; to begin anew, name another checkpoint dir"
-        raise StateError("\n".join([*broken, way_out]))
-    for told in broken:
-        assert found is not None
-        before = found.manifest["number"]
-        context.log.error("%s; going on from commit %d, the one before it", told, before)
-    return found
+    def __init__(self, folder: Path, context: Context) -> None:
+        self.folder, self._fs, self._log = folder, context.fs, context.log
+        self._numbers = m.commit_numbers(context.fs.names(folder))
+        self._manifests: dict[int, m.Manifest] = {}
+        self._broken: list[str] = []
+        for number in self._numbers:
+            try:
+                self._manifests[number] = read_manifest(self._fs, folder, number)
+            except m.BrokenError as error:
+                if not self._manifests:
+                    self._is_broken(number, error)
+
+    def newest(self) -> m.Manifest | None:
+        """What the newest commit says of itself, be its state whole or not; None if there is no commit.
+
+        Raises `StateError` if no manifest is whole.
+        """
+        if self._numbers and not self._manifests:
+            raise self._all_broken()
+        return next(iter(self._manifests.values()), None)
+
+    def restore(self, into: Callable[[m.Manifest, Iterator[tuple[str, Iterator[bytes]]]], None]) -> Found:
+        """The newest commit whose state is whole, after `into` has been given it, by partition.
+
+        `into` may be called again after it met a `BrokenError`. Raises `StateError` if all are broken.
+        """
+        for number, manifest in self._manifests.items():
+            try:
+                into(manifest, segments_of(self._fs, self.folder, manifest))
+            except m.BrokenError as error:
+                self._is_broken(number, error)
+                continue
+            for told in self._broken:
+                self._log.error("%s; going on from commit %d, the one before it", told, number)
+            kept = {each: {s["name"] for s in other["segments"]} for each, other in self._manifests.items()}
+            chain = Chain(max(self._numbers), manifest["segments"], kept)
+            return Found(manifest, chain, bool(self._broken))
+        raise self._all_broken()
+
+    def _is_broken(self, number: int, error: m.BrokenError) -> None:
+        self._broken.append(f"{self.folder / m.commit_name(number)}: {error}")
+
+    def _all_broken(self) -> StateError:
+        way_out = f"no commit in {self.folder} is whole; to begin anew, name another checkpoint dir"
+        return StateError("\n".join([*self._broken, way_out]))
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -77,12 +95,14 @@ def refuse_other(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -
         raise StateError("\n".join([f"the commits in {folder} are of another pipeline:", *lines, ways]))
 
 
-def segments_of(fs: FileSystem, folder: Path, manifest: m.Manifest) -> dict[str, list[bytes]]:
-    """The segments that a commit names, by partition. Raises `BrokenError` if one is not what was written."""
-    found: dict[str, list[bytes]] = {}
-    for segment in manifest["segments"]:
-        found.setdefault(m.partition_of(segment), []).append(_segment(fs, folder, segment))
-    return found
+def segments_of(fs: FileSystem, folder: Path, manifest: m.Manifest) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Each partition of a commit with its segments, read one at a time.
+
+    Raises `BrokenError` at one that is not what was written.
+    """
+    for partition in sorted({m.partition_of(segment) for segment in manifest["segments"]}):
+        of_it = [each for each in manifest["segments"] if m.partition_of(each) == partition]
+        yield partition, (_segment(fs, folder, segment) for segment in of_it)
 
 
 def read_manifest(fs: FileSystem, folder: Path, number: int) -> m.Manifest:
@@ -105,7 +125,7 @@ def _read(fs: FileSystem, path: Path) -> bytes:
 
 def _segment(fs: FileSystem, folder: Path, segment: Mapping[str, Any]) -> bytes:
     data = _read(fs, folder / segment["name"])
-    if m.digest(data) != segment["digest"]:
+    if not m.is_of(data, segment["digest"]):
         text = f"{segment['name']} of {len(data)} bytes does not match its digest"
         raise m.BrokenError(text)
     return data

@@ -1,12 +1,13 @@
 """Makes commits: what a moment between two batches was, published by one rename.
 
-The order is the promise; docs/design.md says why each step stands where it does. The stream stands still
-while places are noted and state is copied; the rest is written beside it.
+The order is the promise; docs/design.md says why each step stands where it does. When the moment comes,
+only places are noted. State is copied a piece at a time between the batches that follow, and written in
+parts beside the stream; outputs are made durable there too, before the commit that counts them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
     from streamrnn.config.model import Checkpoint
     from streamrnn.context import Context, Pending
     from streamrnn.core import Core
+    from streamrnn.core.frozen import Frozen
     from streamrnn.pipeline import Parts
+
+_PART_BYTES = 16 << 20
+_PIECE_ROWS = 4096
+"""Rows copied between two batches at most; a fraction of what a batch of as many events takes."""
+_LEAST_ROWS = 256
 
 
 @dataclass
@@ -38,26 +45,38 @@ class Chain:
 
     def wants_base(self, partition: str) -> bool:
         """Whether a partition's deltas have come to weigh more than what they are laid over."""
-        sizes = [segment["bytes"] for segment in self.segments if m.partition_of(segment) == partition]
-        return not sizes or sum(sizes[1:]) > sizes[0]
-
-    def forget(self, partition: str) -> None:
-        """Leave out the segments of a partition."""
-        self.segments = [each for each in self.segments if m.partition_of(each) != partition]
+        weight = {"base": 0, "delta": 0}
+        for segment in self.segments:
+            if m.partition_of(segment) == partition:
+                weight[m.kind_of(segment)] += segment["bytes"]
+        return not weight["base"] or weight["delta"] > weight["base"]
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """The state of a partition at one moment, not written yet: all of it if `anew`, else what changed."""
+class Freezing:
+    """The state of a partition as the commit under way has it: all of it if `anew`, else what changed."""
 
     partition: str
     anew: bool
-    segment: Callable[[], bytes]
+    frozen: Frozen
 
     @property
     def kind(self) -> str:
-        """What its file is called."""
+        """What its files are called."""
         return "base" if self.anew else "delta"
+
+
+@dataclass
+class Making:
+    """A commit under way: its manifest but for `segments`, and what is still to be copied and written."""
+
+    manifest: m.Manifest
+    places: Mapping[str, Callable[[], Place | None]]
+    left: list[Freezing]
+    segments: list[dict[str, Any]]
+    parts: int = 0
+    last: bool = False
+    """Whether all that is left to do has been handed over."""
 
 
 class Commits:
@@ -81,43 +100,28 @@ class Commits:
         self._aside = context.aside
         self._last_s = self._clock.monotonic()
         self._last: object = None
+        self._making: Making | None = None
         self._pending: Pending | None = None
         self._stopped = False
         """Whether the run has failed: what is being written must not be published any more."""
-        self.longest_s = 0.0
-        """How long the stream stood still for the beginning of a commit, at most."""
 
-    def turn(self) -> None:
-        """Begin a commit if the time has come, or see to the one under way; called between batches.
+    def turn(self, events: int = 0) -> None:
+        """Begin a commit if the time has come, or go on with it; called after a batch of so many events.
 
         Raises `StateError` if it failed, as `commit` does.
         """
-        if self._pending is not None:
-            if self._pending.done():
-                self._settle()
+        if self._making is not None:
+            late = self._clock.monotonic() - self._last_s > self._config.every_s
+            rows = _PIECE_ROWS if late or not events else max(_LEAST_ROWS, min(events, _PIECE_ROWS))
+            self._go_on(rows)
         elif self._clock.monotonic() - self._last_s >= self._config.every_s:
             self._begin()
 
     def commit(self) -> None:
         """Commit, and wait until it is done."""
-        self._settle()
+        self._finish()
         self._begin()
-        self._settle()
-
-    def _begin(self) -> None:
-        """Begin a commit of this moment, unless nothing has happened since the last one."""
-        parts = self._parts
-        self._last_s = self._clock.monotonic()
-        # What readers may have seen is still being made again: no commit may forget that.
-        if any(getattr(part, "comparing", False) for part in (parts.sink, parts.rejects)):
-            return
-        source = self._place_of(parts.source)
-        now = (source, parts.shards.moment())
-        if source is not None and now == self._last:
-            return
-        self._pending = self._aside(self._take(source))
-        self._last = now
-        self.longest_s = max(self.longest_s, self._clock.monotonic() - self._last_s)
+        self._finish()
 
     def close(self) -> None:
         """Let another run have the folder; a commit still under way then is given up."""
@@ -127,8 +131,64 @@ class Commits:
                 self._pending.result()
         self._lock.close()
 
+    def _begin(self) -> None:
+        """Begin a commit of this moment, unless nothing has happened since the last one."""
+        parts = self._parts
+        self._last_s = self._clock.monotonic()
+        # What readers may have seen is still being made again: no commit may forget that.
+        if any(getattr(part, "comparing", False) for part in (parts.sink, parts.rejects)):
+            return
+        source = parts.source.place() if isinstance(parts.source, Resumable) else None
+        now = (source, parts.shards.moment())
+        if source is not None and now == self._last:
+            return
+        self._last = now
+        self._chain.number += 1
+        outputs = {"sink": parts.sink, "rejected": parts.rejects}
+        self._making = Making(
+            {
+                **self._fixed,
+                "number": self._chain.number,
+                "events": parts.shards.events,
+                "source": source,
+            },
+            {name: _placing(part) for name, part in outputs.items()},
+            [self._freeze(partition, core) for partition, core in parts.shards.items()],
+            list(self._chain.segments),
+        )
+
+    def _freeze(self, partition: str, core: Core) -> Freezing:
+        anew = self._chain.wants_base(partition)
+        return Freezing(partition, anew, core.freeze(base=anew))
+
+    def _finish(self) -> None:
+        """Go on with the commit under way until there is none."""
+        while self._making is not None:
+            self._go_on(_PIECE_ROWS)
+            self._settle()
+
+    def _go_on(self, rows: int) -> None:
+        """Copy some more of the state; hand over what is enough for a part, once the last one is written."""
+        assert self._making is not None
+        making = self._making
+        if making.left and making.left[0].frozen.bytes < _PART_BYTES:
+            making.left[0].frozen.take(rows)
+        if self._pending is not None and not self._pending.done():
+            return
+        self._settle()
+        if making.last:
+            self._making = None
+        elif not making.left:
+            making.last = True
+            self._pending = self._aside(partial(self._write_manifest, making))
+        elif making.left[0].frozen.taken or making.left[0].frozen.bytes >= _PART_BYTES:
+            first = making.left[0]
+            if first.frozen.taken:
+                making.left.pop(0)
+            self._pending = self._aside(partial(self._write_part, making, first, first.frozen.part()))
+
     def _settle(self) -> None:
-        """Wait for the commit under way, if there is one."""
+        """Wait for what is being written."""
         pending, self._pending = self._pending, None
         try:
             if pending is not None:
@@ -137,47 +197,31 @@ class Commits:
             where = error.filename or self.folder
             raise StateError(f"checkpoint: {where}: cannot write: {error.strerror}") from error
 
-    def _take(self, source: Place | None) -> Callable[[], None]:
-        """Take everything of this moment; the rest of the work, which looks at nothing that moves."""
-        parts, number = self._parts, self._chain.number + 1
-        outputs = {"sink": self._place_of(parts.sink), "rejected": self._place_of(parts.rejects)}
-        frozen = [self._frozen(partition, core) for partition, core in parts.shards.items()]
-        self._chain.number = number
-        manifest = {
-            **self._fixed,
-            "number": number,
-            "events": parts.shards.events,
-            "source": source,
-            "outputs": outputs,
-        }
-        return partial(self._write_commit, manifest, frozen)
-
-    def _frozen(self, partition: str, core: Core) -> Frozen:
-        anew = self._chain.wants_base(partition)
-        return Frozen(partition, anew, core.freeze(base=anew))
-
-    def _write_commit(self, manifest: m.Manifest, frozen: Sequence[Frozen]) -> None:
-        number = manifest["number"]
-        for place, part in enumerate(frozen):
-            self._write_segment(m.segment_name(number, part.kind, place), part)
-        encoded = m.encode({**manifest, "segments": self._chain.segments})
-        if not self._stopped:
-            self._publish(number, encoded)
-            self._chain.kept[number] = {segment["name"] for segment in self._chain.segments}
-            self._prune()
-
-    def _place_of(self, part: object) -> Place | None:
-        """Where a source or an output goes on, the output's bytes on the disk; None if it cannot."""
-        return part.place() if isinstance(part, Resumable) else None
-
-    def _write_segment(self, name: str, part: Frozen) -> None:
-        """Write a partition's segment; a base takes the place of all before it."""
-        data = part.segment()
+    def _write_part(self, making: Making, of: Freezing, encoded: Callable[[], bytes]) -> None:
+        """Write a part of a partition's segment; a base takes the place of all segments before it."""
+        number, data = making.manifest["number"], encoded()
+        name = m.segment_name(number, of.kind, making.parts)
+        making.parts += 1
         self._write(self.folder / name, data)
-        segment = {"name": name, "bytes": len(data), "digest": m.digest(data), "partition": part.partition}
-        if part.anew:
-            self._chain.forget(part.partition)
-        self._chain.segments.append(segment)
+        if of.anew:
+            making.segments = [
+                each
+                for each in making.segments
+                if m.partition_of(each) != of.partition or m.number_of(each) == number
+            ]
+        making.segments.append(
+            {"name": name, "bytes": len(data), "digest": m.digest(data), "partition": of.partition}
+        )
+
+    def _write_manifest(self, making: Making) -> None:
+        number = making.manifest["number"]
+        outputs = {name: place() for name, place in making.places.items()}
+        encoded = m.encode({**making.manifest, "outputs": outputs, "segments": making.segments})
+        if not self._stopped:
+            self._chain.segments = making.segments
+            self._publish(number, encoded)
+            self._chain.kept[number] = {segment["name"] for segment in making.segments}
+            self._prune()
 
     def _publish(self, number: int, data: bytes) -> None:
         """Make the manifest the newest, once all that it names is on the disk under its name."""
@@ -207,3 +251,14 @@ class Commits:
         for name in self._fs.names(self.folder):
             if name not in needed and name.startswith(("commit", "state-")):
                 self._fs.remove(self.folder / name)
+
+
+def _placing(output: object) -> Callable[[], Place | None]:
+    """Where an output goes on, noted now: what is returned gives the place once its bytes are on the disk."""
+    if not isinstance(output, Resumable):
+        return lambda: None
+    if placing := getattr(output, "placing", None):
+        noted: Callable[[], Place | None] = placing()
+        return noted
+    place = output.place()
+    return lambda: place

@@ -47,3 +47,10 @@ class Columns:
         """As if no event had ever reached these rows."""
         for array in self.arrays.values():
             array[rows] = None if array.dtype == object else 0
+
+
+def picked(array: Array, rows: IntArray) -> Array:
+    """A copy of some rows; of consecutive ones, several times as fast."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (rows[1:] > rows[:-1]).all():
+        return array[rows[0] : rows[-1] + 1].copy()
+    return array[rows]

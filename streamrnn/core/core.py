@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from streamrnn.values import canonical_column, oversized
 
 if TYPE_CHECKING:
     from streamrnn.backend import Backend
+    from streamrnn.core.frozen import Frozen
     from streamrnn.events import Array, IntArray, Mark
     from streamrnn.rules import ResetRule
 
@@ -99,20 +100,24 @@ class Core:
 
     def snapshot(self) -> bytes:
         """All state as one segment; the next delta starts from here."""
-        return self.freeze(base=True)()
+        return self._at_once(self.freeze(base=True))
 
     def take_delta(self) -> bytes:
         """A segment of the rows that changed since the last snapshot or delta."""
-        return self.freeze(base=False)()
+        return self._at_once(self.freeze(base=False))
 
-    def freeze(self, base: bool) -> Callable[[], bytes]:
-        """A snapshot, or a delta unless `base`, of this moment; called, on any thread, it gives the bytes."""
-        rows = self.store.dirty.rows(len(self.store.keys.key_of))
+    def freeze(self, base: bool) -> Frozen:
+        """A snapshot, or a delta unless `base`, of this moment, to be taken while events are served."""
+        rows = self.store.dirty.rows(len(self.store.keys.names))
         if base:
             rows = np.flatnonzero(self.store.columns["sequence"] > 0)
-        return segment.freeze(self.store, rows, base)
+        return self.store.freeze(rows, base)
 
-    def restore(self, segments: Sequence[bytes]) -> str | None:
+    def _at_once(self, frozen: Frozen) -> bytes:
+        frozen.take_all()
+        return frozen.part()()
+
+    def restore(self, segments: Iterable[bytes]) -> str | None:
         """Become what a snapshot and the deltas after it describe; for a core that has served nothing.
 
         Returns a sentence for a person if another backend of the same model kept them. Raises `StateError` if
@@ -184,7 +189,7 @@ class Core:
         """rows -> links -> resets -> keyed features -> segments -> step and scan."""
         store = self.store
         rows, first = store.keys.assign(batch.keys, store.columns["sequence"])
-        store.grow(len(store.keys.key_of))
+        store.grow(len(store.keys.names))
         links = link(rows)
         order = links.order
         time = np.zeros(len(batch), np.int64) if batch.time is None else batch.time[order]
@@ -226,11 +231,11 @@ class Core:
 
     def _commit(self, plan: Plan, index: IntArray, refused: dict[int, str]) -> Outputs:
         """Store everything the batch changed, and sort its answer back into the batch's order."""
+        self.store.before(plan.links.rows)
         for rows, state, mask in plan.served.puts:
             self.store.slab.put(rows, state, mask)
         steps = self._steps(plan)
         self._store_columns(plan, steps)
-        self.store.dirty.touch(plan.links.rows)
         self.store.sequence += len(index)
         if plan.batch.time is not None:
             seen = self.store.largest.get(plan.batch.source)

@@ -52,6 +52,15 @@ class Gone:
         """Pairs of hash and cause, the longest remembered first."""
         return [(name, self._entries[name][1]) for stamp, name in self._queue if self._counts((stamp, name))]
 
+    def frozen(self) -> Callable[[], list[tuple[int, int]]]:
+        """What `items` would say now, to be asked for later, on any thread."""
+        entries = self._entries.copy()
+
+        def items() -> list[tuple[int, int]]:
+            return [(name, cause) for name, (_, cause) in sorted(entries.items(), key=lambda item: item[1])]
+
+        return items
+
     def load(self, items: list[tuple[int, int]], forgot: bool) -> None:
         """The reverse of `items`."""
         self._entries = {name: (stamp, cause) for stamp, (name, cause) in enumerate(items)}

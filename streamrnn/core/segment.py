@@ -1,19 +1,19 @@
 """State as bytes: one safetensors blob of rows, columns, keys and tensors. The one format for all hosts.
 
-A base holds every live row, a delta those that changed since; rows keep their numbers, so that a delta is
-laid over what came before. A row whose key is empty is free.
+A base holds every live row, a delta those that changed since, each in one part or several; rows keep their
+numbers, so that a delta is laid over what came before. A row whose key is empty is free.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamrnn.core.key_names import Packed
 from streamrnn.errors import StateError
 from streamrnn.values import from_bytes, pack, to_bytes, unpack
 
@@ -24,38 +24,21 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-def freeze(store: Store, rows: IntArray, base: bool) -> Callable[[], bytes]:
-    """A segment of these rows as they are now; all rows count as unchanged afterwards.
-
-    What is returned makes the bytes, at any time and on any thread: it looks at copies alone.
-    """
-    key_of = store.keys.key_of
-    keys = [key_of[row] for row in rows.tolist()]
-    gone = store.keys.gone.items()
-    columns = {name: column[rows] for name, column in store.columns.arrays.items()}
-    state = store.slab.read(rows)
-    header = _header(store, base)
-    store.dirty.clear()
-    return partial(_bytes, rows, keys, gone, columns, state, header)
-
-
-def _bytes(
-    rows: IntArray,
-    keys: Sequence[str | None],
-    gone: Sequence[tuple[int, int]],
+def encode(
+    header: Mapping[str, Any],
+    tensors: dict[str, Array],
     columns: Mapping[str, Array],
     state: Mapping[str, Array],
-    header: Mapping[str, Any],
+    gone: Sequence[tuple[int, int]] | None,
 ) -> bytes:
+    """The bytes of a segment, or of a part of one; `gone`, hash and cause each, stands in the first part."""
     from safetensors.numpy import save
 
-    tensors: dict[str, Array] = {
-        "rows": rows,
-        "live": np.array([key is not None for key in keys], np.bool_),
-        "gone.hash": np.array([name for name, _ in gone], np.uint64),
-        "gone.cause": np.array([cause for _, cause in gone], np.int64),
-    }
-    tensors["key.bytes"], tensors["key.offsets"] = pack([(key or "").encode() for key in keys])
+    if gone is not None:
+        tensors["gone.hash"] = np.array([name for name, _ in gone], np.uint64)
+        tensors["gone.cause"] = np.array([cause for _, cause in gone], np.int64)
+    lengths = tensors.pop("key.lengths")
+    tensors["key.offsets"] = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     for name, column in columns.items():
         if column.dtype == object:
             packed = pack([to_bytes(value) for value in column])
@@ -67,8 +50,8 @@ def _bytes(
     return save(tensors, metadata={"streamrnn": json.dumps(header, sort_keys=True)})
 
 
-def read(store: Store, segments: Sequence[bytes]) -> str | None:
-    """Lay segments over an empty store, first a base, then deltas in order.
+def read(store: Store, segments: Iterable[bytes]) -> str | None:
+    """Lay segments over an empty store, first a base, then deltas in order, each in all its parts.
 
     Returns a sentence for a person if the state was kept by another backend of the same model.
     """
@@ -79,21 +62,24 @@ def read(store: Store, segments: Sequence[bytes]) -> str | None:
         header, tensors = parse(blob)
         note = _check(store, header, number) or note
         rows = tensors["rows"]
-        store.grow(int(rows.max(initial=-1)) + 1)
+        store.grow(max(header.get("rows", 0), int(rows.max(initial=-1)) + 1))
         _lay(store, rows, tensors)
         store.sequence = header["sequence"]
         store.largest = dict(header["largest"])
         store.epochs = {int(bits): epoch for bits, epoch in header["epochs"].items()}
-        gone = zip(tensors["gone.hash"].tolist(), tensors["gone.cause"].tolist(), strict=True)
-        store.keys.gone.load(list(gone), header["forgot"])
+        if "gone.hash" in tensors:
+            gone = zip(tensors["gone.hash"].tolist(), tensors["gone.cause"].tolist(), strict=True)
+            store.keys.gone.load(list(gone), header["forgot"])
     store.keys.rebuild()
     store.dirty.clear()
     return note
 
 
-def _header(store: Store, base: bool) -> dict[str, Any]:
+def header_of(store: Store, base: bool) -> dict[str, Any]:
+    """What a segment of this moment says of itself; a part adds its number."""
     return {
         "format": FORMAT,
+        "rows": len(store.keys.names),
         "kind": "base" if base else "delta",
         "fingerprint": store.fingerprint,
         "meaning": store.meaning,
@@ -124,7 +110,8 @@ def parse(blob: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
 def _check(store: Store, header: Mapping[str, Any], number: int) -> str | None:
     if header["format"] != FORMAT:
         raise StateError(f"the state has format {header['format']}, this version reads {FORMAT}")
-    if (header["kind"] == "base") != (number == 0):
+    part = header.get("part", 0)
+    if (header["kind"] == "base") != (number == part) or (part and header["sequence"] != store.sequence):
         raise StateError(f"segment {number} is a {header['kind']}; expected one base, then deltas in order")
     if number and header["sequence"] < store.sequence:
         raise StateError(f"segment {number} is older than the one before it")
@@ -148,11 +135,8 @@ def _check(store: Store, header: Mapping[str, Any], number: int) -> str | None:
 
 
 def _lay(store: Store, rows: IntArray, tensors: Mapping[str, Array]) -> None:
-    live = tensors["live"].tolist()
-    for row, key, holds in zip(
-        rows.tolist(), unpack(tensors["key.bytes"], tensors["key.offsets"]), live, strict=True
-    ):
-        store.keys.bind(row, key.decode() if holds else None)
+    keys = Packed.cut(tensors["key.bytes"], np.diff(tensors["key.offsets"]))
+    store.keys.bind(rows, tensors["live"], keys)
     for name, column in store.columns.arrays.items():
         if column.dtype == object:
             values = unpack(tensors[f"{name}.bytes"], tensors[f"{name}.offsets"])

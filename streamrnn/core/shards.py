@@ -23,7 +23,12 @@ class Shards:
     def __init__(self, new_core: Callable[[], Core], partitioned: bool) -> None:
         self._new_core, self.partitioned = new_core, partitioned
         self._cores: dict[str, Core] = {}
-        if not partitioned:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as if nothing had been served or restored."""
+        self._cores.clear()
+        if not self.partitioned:
             self.at(WHOLE)
 
     def __len__(self) -> int:

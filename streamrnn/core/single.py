@@ -72,7 +72,7 @@ class SingleServer:
     def _find(self, batch: Batch) -> Single | None:
         """The event with the past of its key; None where that is not simply its last event."""
         store, limits = self._store, self._store.limits
-        row = store.keys.row_of.get(batch.keys[0], -1)
+        row = store.keys.index.get(batch.keys[0])
         column = store.columns.arrays
         if row < 0 or column["pending"][row] or column["epoch"][row] != store.epoch:
             return None
@@ -125,6 +125,7 @@ class SingleServer:
     def _accept(self, batch: Batch, event: Single, state: Any, after: int) -> None:
         store, row = self._store, event.row
         column = store.columns.arrays
+        store.before(event.rows)
         store.slab.put(event.rows, state, _EXISTS)
         store.sequence += 1
         position = 0 if batch.positions is None else int(batch.positions[0])
@@ -139,7 +140,6 @@ class SingleServer:
         if after:
             bits = np.array([after], np.int64)
             store.reset(event.rows, bits, self._rules.to(bits))
-        store.dirty.touch(event.rows)
         if event.time is not None:
             seen = store.largest.get(batch.source, event.time)
             store.largest[batch.source] = max(seen, event.time)

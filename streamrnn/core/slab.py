@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamrnn.backend import FirstInput, StateSpec, StateTensor
+from streamrnn.core.columns import picked
 from streamrnn.limits import INITIAL
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class HostSlab:
 
     def read(self, rows: IntArray) -> dict[str, Array]:
         """See `Slab.read`."""
-        return {name: array[rows] for name, array in self._arrays.items()}
+        return {name: picked(array, rows) for name, array in self._arrays.items()}
 
     def write(self, rows: IntArray, tensors: Mapping[str, Array]) -> None:
         """See `Slab.write`."""

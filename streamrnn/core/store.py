@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamrnn.core import segment
 from streamrnn.core.boundaries import Carried
 from streamrnn.core.columns import BUILT_IN, Columns
+from streamrnn.core.frozen import Frozen
 from streamrnn.core.keys import KeyTable
 from streamrnn.core.slab import HostSlab
 from streamrnn.limits import EXPIRED, INITIAL, Limits, cause_names
@@ -79,6 +81,24 @@ class Store:
         if backend.make_slab is not None:
             self.slab = backend.make_slab(capacity)
         self.dirty = Dirty(capacity)
+        self._frozen: Frozen | None = None
+
+    def before(self, rows: IntArray) -> None:
+        """These rows, distinct ones, are about to change."""
+        if self._frozen is not None:
+            self._frozen.before(rows)
+            if self._frozen.taken:
+                self._frozen = self.keys.changing = None
+        self.dirty.touch(rows)
+
+    def freeze(self, rows: IntArray, base: bool) -> Frozen:
+        """A segment of these rows of this moment; all rows count as unchanged from now on."""
+        if self._frozen is not None:
+            self._frozen.take_all()
+        self._frozen = Frozen(self, rows, segment.header_of(self, base))
+        self.keys.changing = self._frozen.before
+        self.dirty.clear()
+        return self._frozen
 
     @property
     def epoch(self) -> int:
@@ -114,18 +134,19 @@ class Store:
 
     def reset(self, rows: IntArray, causes: IntArray, fresh: Any) -> None:
         """Reset rows at once; their next event shows why."""
+        self.before(rows)
         self.slab.init(rows, fresh)
         self.columns["pending"][rows] = causes
         self.columns["fresh"][rows] = fresh
         self.columns["steps"][rows] = 0
-        self.dirty.touch(rows)
 
     def reset_keys(self, keys: Sequence[str] | None, bits: int) -> None:
         """Reset some keys, or all of them, outside of time: it counts from the next event of each."""
         if keys is None:
             self.epochs[bits] = self.epoch + 1
             return
-        rows = np.array(sorted({self.keys.row_of[k] for k in keys if k in self.keys.row_of}), np.int64)
+        rows = np.unique(self.keys.index.find(keys))
+        rows = rows[rows >= 0]
         self.reset(rows, self.columns["pending"][rows] | bits, np.full(len(rows), INITIAL, np.int8))
         self.columns["reset_known"][rows] = False
 
@@ -134,7 +155,7 @@ class Store:
         sequence = self.columns["sequence"]
         rows = np.flatnonzero((sequence > 0) & (log_time - self.columns["last_time"] > idle))
         rows = rows[np.argsort(sequence[rows])]
+        self.before(rows)
         for row in rows.tolist():
             self.keys.release(row, EXPIRED)
         self.columns.clear(rows)
-        self.dirty.touch(rows)

@@ -1,0 +1,120 @@
+"""A segment of state as it was at one moment, taken piece by piece while the stream goes on.
+
+Nothing is copied when the moment comes. A row that is about to change is taken before it does; the others
+are taken a few at a time between batches, so that neither the stream stands still nor a second copy of all
+state is in memory at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamrnn.core.columns import picked
+from streamrnn.core.segment import encode
+
+if TYPE_CHECKING:
+    from streamrnn.core.key_names import Packed
+    from streamrnn.core.store import Store
+    from streamrnn.events import Array, BoolArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Copies of some rows: whether each holds a key, the keys, columns [n] and state tensors [n, *shape]."""
+
+    rows: IntArray
+    live: BoolArray
+    keys: Packed
+    columns: Mapping[str, Array]
+    state: Mapping[str, Array]
+
+    @property
+    def bytes(self) -> int:
+        """The size of the copies, but for what objects hold."""
+        arrays: list[Array] = [self.rows, self.keys.data, *self.columns.values(), *self.state.values()]
+        return sum(array.nbytes for array in arrays)
+
+
+class Frozen:
+    """The segment of `rows`, int64 [n] ascending. It comes in parts; each can be made on any thread."""
+
+    def __init__(self, store: Store, rows: IntArray, header: Mapping[str, Any]) -> None:
+        self._store, self._rows, self._header = store, rows, header
+        self._gone: Callable[[], Sequence[tuple[int, int]]] | None = store.keys.gone.frozen()
+        self._waits = np.zeros(len(store.keys.names), np.bool_)
+        self._waits[rows] = True
+        self._next = self._parts = 0
+        self._pieces: list[Piece] = []
+        self.bytes = 0
+        """Of copies that wait for their part."""
+
+    @property
+    def taken(self) -> bool:
+        """Whether every row has been copied, so that the stream may change what it likes."""
+        return self._next >= len(self._rows)
+
+    def before(self, rows: IntArray) -> None:
+        """These rows, distinct ones, are about to change."""
+        rows = rows[rows < len(self._waits)]
+        self._copy(rows[self._waits[rows]])
+
+    def take(self, count: int) -> None:
+        """Copy the next rows of those that wait."""
+        rows = self._rows[self._next : self._next + count]
+        self._next += count
+        self._copy(rows[self._waits[rows]])
+
+    def take_all(self) -> None:
+        """Copy all that wait."""
+        self.take(max(0, len(self._rows) - self._next))
+
+    def part(self) -> Callable[[], bytes]:
+        """The rows copied since the last part, as a function that makes the bytes of them."""
+        pieces, self._pieces, self.bytes = self._pieces, [], 0
+        header = {**self._header, "part": self._parts}
+        gone, self._gone = self._gone, None
+        self._parts += 1
+        return partial(_encode, header, pieces, gone, self._empty())
+
+    def _copy(self, rows: IntArray) -> None:
+        if len(rows):
+            self._waits[rows] = False
+            self._pieces.append(self._piece(rows))
+            self.bytes += self._pieces[-1].bytes
+
+    def _piece(self, rows: IntArray) -> Piece:
+        names, columns = self._store.keys.names, self._store.columns.arrays
+        return Piece(
+            rows,
+            names.holds(rows),
+            names.packed(rows),
+            {name: picked(column, rows) for name, column in columns.items()},
+            self._store.slab.read(rows),
+        )
+
+    def _empty(self) -> Piece:
+        """A piece of no rows, which knows the columns and tensors."""
+        return self._piece(np.zeros(0, np.int64))
+
+
+def _encode(
+    header: Mapping[str, Any],
+    pieces: Sequence[Piece],
+    gone: Callable[[], Sequence[tuple[int, int]]] | None,
+    empty: Piece,
+) -> bytes:
+    pieces = pieces or [empty]
+    tensors = {
+        "rows": np.concatenate([piece.rows for piece in pieces]),
+        "live": np.concatenate([piece.live for piece in pieces]),
+        "key.bytes": np.concatenate([piece.keys.data for piece in pieces]),
+        "key.lengths": np.concatenate([piece.keys.lengths for piece in pieces]),
+    }
+    columns = {name: np.concatenate([piece.columns[name] for piece in pieces]) for name in empty.columns}
+    state = {name: np.concatenate([piece.state[name] for piece in pieces]) for name in empty.state}
+    return encode(header, tensors, columns, state, None if gone is None else gone())

@@ -1,0 +1,69 @@
+"""The table of many keys gives the rows that a dict would."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from streamrnn.core import key_index
+from streamrnn.core.key_index import KeyIndex, WideIndex
+from streamrnn.core.key_names import KeyNames, Packed
+
+ODD_KEYS = ["", "a", "b", "\0", "é", "日本", "a" * 900, "ab", "ba", "aa", "aab", "aba"]
+
+
+def held(names, keys, rows):
+    names.extend(max(0, int(rows.max(initial=-1)) + 1 - len(names)))
+    names.put(rows, Packed.of(keys))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_history_of_keys_that_come_and_go(seed, monkeypatch):
+    rng = random.Random(seed)
+    monkeypatch.setattr(key_index, "_WIDE_FROM", rng.choice([0, 10, 300]))
+    monkeypatch.setattr(key_index, "_FIRST_BITS", 4)  # full again and again, and wrapped around
+    names = KeyNames()
+    index, known, free = KeyIndex(names), {}, list(range(3000))
+    pool = ODD_KEYS + [f"user-{i}" for i in range(1500)]
+    for _ in range(60):
+        asked = rng.choices(pool, k=rng.choice([0, 1, 5, 200]))
+        assert index.find(asked).tolist() == [known.get(key, -1) for key in asked]
+        new = list(dict.fromkeys(key for key in asked if key not in known))
+        rows = [free.pop(rng.randrange(len(free))) for _ in new]
+        held(names, new, np.array(rows, np.int64))
+        index.add(new, np.array(rows, np.int64))
+        known.update(zip(new, rows, strict=True))
+        for key in rng.sample(sorted(known), min(len(known), rng.choice([0, 3, 80]))):
+            index.remove(key, known[key])
+            names.clear(np.array([known[key]]))
+            free.append(known.pop(key))
+        if rng.random() < 0.1:
+            index.rebuild()
+        assert len(index) == len(known)
+    assert {key: index.get(key) for key in pool} == {key: known.get(key, -1) for key in pool}
+
+
+def test_keys_of_the_same_hash_are_told_apart(monkeypatch):
+    monkeypatch.setattr(WideIndex, "_hashes", lambda self, keys: np.full(len(keys), 7, np.uint64))
+    monkeypatch.setattr(WideIndex, "_hash_of", lambda self, key: 7)
+    names, keys, rows = KeyNames(), [f"k{i}" for i in range(40)], np.arange(40)
+    held(names, keys, rows)
+    index = WideIndex(names)
+    index.add(Packed.of(keys), rows)
+    assert index.find(Packed.of([*keys, "other"])).tolist() == [*range(40), -1]
+    index.remove(5)
+    assert [index.get(key) for key in ("k5", "k6", "k39")] == [-1, 6, 39]
+
+
+def test_names_of_freed_rows_do_not_pile_up():
+    names, rows = KeyNames(), np.arange(100)
+    for turn in range(200):
+        held(names, keys := [f"{turn}-{i:060}" for i in range(100)], rows)
+        assert names.equal(rows, Packed.of(keys)).all()
+        names.clear(rows[:90])
+        assert names.free().tolist() == list(range(90))
+        assert names.key(95) == keys[95]
+        names.clear(rows[90:])
+    assert len(names._data) < 1_000_000
