@@ -225,9 +225,7 @@ class KafkaSource:
         try:
             await self.consumer.stop()
         except asyncio.CancelledError:
-            # While a broker is away, the client cancels a fetch of its own, waits for it, and gets no further.
-            if self.consumer._coordinator is not None:
-                await self.consumer._coordinator.close()
+            # While a broker is away, the client cancels a fetch of its own, waits for it and gets no further.
             await self.consumer._client.close()
 
     def _check_partitions(self) -> None:

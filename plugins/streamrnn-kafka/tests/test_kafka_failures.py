@@ -22,7 +22,7 @@ confluent_kafka = pytest.importorskip(
     "confluent_kafka", reason="brings librdkafka, whose mock cluster this is"
 )
 PRODUCE, FETCH = 0, 1
-NOT_LEADER, TIMED_OUT, FEW_REPLICAS, LEADER_MISSING = 6, 7, 19, 5
+NOT_LEADER, TIMED_OUT, FEW_REPLICAS = 6, 7, 19
 EVENTS = 4000
 
 
@@ -79,7 +79,7 @@ def errors(cluster, done):
     """Answers that say: not now, not here."""
     while not done.wait(1):
         cluster.answer(PRODUCE, NOT_LEADER, TIMED_OUT, FEW_REPLICAS)
-        cluster.answer(FETCH, NOT_LEADER, LEADER_MISSING)
+        cluster.answer(FETCH, NOT_LEADER, NOT_LEADER)
 
 
 def outages(cluster, done):
