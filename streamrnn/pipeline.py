@@ -47,8 +47,8 @@ class Parts:
 class Committer(Protocol):
     """Makes commits of a pipeline, on its thread."""
 
-    def turn(self) -> None:
-        """Called between batches: commit if it is time."""
+    def turn(self, events: int) -> None:
+        """Called between batches, with how many events the last one had: commit if it is time."""
         ...
 
     def commit(self) -> None:

@@ -73,9 +73,7 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
     return pipeline
 
 
-def _committed_by_source(
-    spec: PipelineSpec, registry: Registry, context: Context, folder: Path
-) -> Pipeline:
+def _committed_by_source(spec: PipelineSpec, registry: Registry, context: Context, folder: Path) -> Pipeline:
     """A pipeline whose commits are its source's affair, in a folder that several runs may share."""
     with ExitStack() as opened:
         pipeline = build_pipeline(spec, registry, replace(context, resuming=True))

@@ -73,7 +73,7 @@ class GroupCommits:
         self.longest_s = 0.0
         """How long the stream stood still for a commit, at most."""
 
-    def turn(self) -> None:
+    def turn(self, events: int) -> None:
         """Commit if the time has come; called between batches.
 
         Raises `StateError` if a partition that another has taken over stays assigned to this member.
@@ -155,7 +155,7 @@ class GroupCommits:
         head = {**self._fixed, "group_format": FORMAT, "topic": self._topic, "partition": number}
         core = self._parts.shards.at(self._name(number))
         encoded = json.dumps({**head, "offset": offset}, sort_keys=True).encode()
-        data = encoded + b"\n" + core.freeze(base=True)()
+        data = encoded + b"\n" + core.snapshot()
         digest = blake2b(data, digest_size=32).hexdigest()
         folder = self._folder / self._name(number)
         path = folder / f"{offset:020d}-{digest[:16]}.state"

@@ -10,7 +10,7 @@ from kafka_logs import all_of, make_log
 from streamrnn_kafka.log_reader import PartitionReader
 from streamrnn_kafka.log_writer import PartitionWriter
 
-SEEDS = int(os.environ.get("STREAMRNN_SEEDS", "20"))
+SEEDS = int(os.environ.get("STREAMRNN_SEEDS", "12"))
 PIPELINE = """
 source: {type: kafka_log, path: in, topic: events}
 decode: {type: jsonl}

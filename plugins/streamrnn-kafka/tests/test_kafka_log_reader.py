@@ -32,7 +32,7 @@ def expected(kinds):
     ]
 
 
-SEED, FLIPS = os.getpid(), int(os.environ.get("STREAMRNN_SEEDS", "200"))
+SEED, FLIPS = os.getpid(), int(os.environ.get("STREAMRNN_SEEDS", "120"))
 """STREAMRNN_SEEDS=4000 flips a bit in every byte."""
 SEEN = {
     True: ("plain", "append time", "committed"),

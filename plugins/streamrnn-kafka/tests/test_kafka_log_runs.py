@@ -116,10 +116,6 @@ def test_kills_between_four_live_partitions(tmp_path, whole):
 
 def java(program, *arguments):
     """What a program in java/ prints, with the jars of kafka-clients on its path."""
-    if JARS is None or shutil.which("java") is None:
-        pytest.skip(
-            "needs java, and STREAMRNN_KAFKA_JARS as the folder of kafka-clients and its codecs' jars"
-        )
     path = Path(__file__).parent / "java" / f"{program}.java"
     utf8 = ["-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8"]
     command = ["java", *utf8, "-cp", f"{JARS}/*", str(path), *map(str, arguments)]
@@ -127,6 +123,10 @@ def java(program, *arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    JARS is None or shutil.which("java") is None,
+    reason="needs java, and STREAMRNN_KAFKA_JARS as the folder of the jars of kafka-clients and its codecs",
+)
 @pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
 def test_kafkas_own_classes_read_what_is_written(tmp_path, whole, compression):
     folder = job(tmp_path / "job", compression=compression)
