@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from streamrnn_kafka.live_source import KafkaSource
 
 FORMAT = 1
+_COMMITS_PER_TIMEOUT = 3
 _SESSIONS = 2
 """So many session time-outs after another took a partition over, the group must have noticed."""
 _NOTE = re.compile(r"streamrnn state (\d+) ([0-9a-f]{64})")
@@ -65,6 +66,7 @@ class GroupCommits:
         self._topic, self._group = source.config.topic, source.config.group
         sink: Any = parts.sink
         self._transactions: Transactions | None = sink if hasattr(sink, "acquire") else None
+        self._check_times()
         self._committed: dict[int, int] = {}
         """Up to where each partition is committed."""
         self._lost: dict[int, float] = {}
@@ -72,6 +74,15 @@ class GroupCommits:
         self._last_s = self._clock.monotonic()
         self.longest_s = 0.0
         """How long the stream stood still for a commit, at most."""
+
+    def _check_times(self) -> None:
+        timeout_s = getattr(self._transactions, "transaction_timeout_s", None)
+        if timeout_s is not None and _COMMITS_PER_TIMEOUT * self._config.every_s > timeout_s:
+            raise StateError(
+                f"sink.transaction_timeout_s: expected at least {_COMMITS_PER_TIMEOUT} times "
+                f"checkpoint.every_s = {self._config.every_s:g}, found {timeout_s:g}; the broker would abort "
+                "transactions before they are committed"
+            )
 
     def turn(self, events: int) -> None:
         """Commit if the time has come; called between batches.

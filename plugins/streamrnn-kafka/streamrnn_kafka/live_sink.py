@@ -227,6 +227,7 @@ class TransactionalSink(KafkaSink):
     """
 
     def __init__(self, context: Context, config: KafkaSinkConfig) -> None:
+        self.transaction_timeout_s = config.transaction_timeout_s
         self._producers: dict[int, Producer] = {}
         self._lost: set[int] = set()
         """Partitions that another writes for by now."""

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from streamrnn_kafka.field_names import field_problem
+
 _TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
 
 
@@ -59,6 +61,10 @@ class SourceOptions(_Options):
         if len(given) > 1:
             raise ValueError("expected one of from, from_offset and from_time, found several")
         return self
+
+    def field_problem(self, path: str) -> str | None:
+        """What is wrong with a field of the event, if it is Kafka's to know."""
+        return field_problem(path)
 
     @property
     def from_timestamp(self) -> int | None:
@@ -156,8 +162,8 @@ class KafkaSinkConfig(_Options):
         default=60,
         ge=1,
         le=900,
-        description="Seconds after which the broker aborts a transaction that was not committed; longer than "
-        "`checkpoint.every_s` by far.",
+        description="Seconds after which the broker aborts a transaction that was not committed; at least "
+        "three times `checkpoint.every_s`.",
     )
 
 

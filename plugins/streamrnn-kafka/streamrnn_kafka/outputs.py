@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamrnn.errors import OptionError
-from streamrnn_kafka.record_fields import TIMESTAMP
+from streamrnn_kafka.field_names import TIMESTAMP
 from streamrnn_kafka.records import NO_TIMESTAMP
 
 if TYPE_CHECKING:

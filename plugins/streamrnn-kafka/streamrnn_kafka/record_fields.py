@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from streamrnn.errors import OptionError
 from streamrnn.events import Block, Origin
+from streamrnn_kafka.field_names import HEADER, PREFIX, TIMESTAMP, field_problem
 
 if TYPE_CHECKING:
     from streamrnn.events import Column
     from streamrnn_kafka.records import Headers, Records, Wanted
 
-PREFIX = "kafka."
-_HEADER = "kafka.headers."
-TIMESTAMP = "kafka.timestamp"
 _KEPT_BYTES = 256
 """How much of a value that is too long is kept, to show what it was."""
-_NAMES = ("kafka.key", TIMESTAMP, "kafka.offset", "kafka.partition", "kafka.topic")
 
 
 class RecordFields:
@@ -35,16 +31,15 @@ class RecordFields:
     def supply(self, paths: Sequence[str]) -> Sequence[str]:
         """See `Source`. Raises `OptionError` for paths under `kafka.` that no record has."""
         self._paths = tuple(path for path in paths if path.startswith(PREFIX))
-        unknown = [path for path in self._paths if not is_known(path)]
-        if unknown:
-            raise OptionError(*(((), f"{unknown_text(path)}") for path in unknown))
+        if problems := list(filter(None, map(field_problem, self._paths))):
+            raise OptionError(*(((), text) for text in problems))
         return self._paths
 
     @property
     def wanted(self) -> Wanted:
         """What is needed of a record beside its value; its time too, which goes on into outputs."""
         keyed: Wanted = ("key",) if "kafka.key" in self._paths else ()
-        headed: Wanted = ("headers",) if any(path.startswith(_HEADER) for path in self._paths) else ()
+        headed: Wanted = ("headers",) if any(path.startswith(HEADER) for path in self._paths) else ()
         timed: Wanted = ("timestamp",) if self.needs_time or TIMESTAMP in self._paths else ()
         return (*keyed, *timed, *headed)
 
@@ -74,8 +69,8 @@ class RecordFields:
         if records.times is not None:
             found[TIMESTAMP] = np.array(records.times, np.int64)
         for path in self._paths:
-            if path.startswith(_HEADER):
-                name = path.removeprefix(_HEADER)
+            if path.startswith(HEADER):
+                name = path.removeprefix(HEADER)
                 found[path] = _texts([_last(h, name) for h in records.headers or ()], path, refused)
             elif path == "kafka.key":
                 found[path] = _texts(records.keys or (), path, refused)
@@ -86,18 +81,6 @@ class RecordFields:
             elif path == "kafka.topic":
                 found[path] = [topic] * len(records)
         return found
-
-
-def is_known(path: str) -> bool:
-    """Whether a record has such a field."""
-    return path in _NAMES or (path.startswith(_HEADER) and path != _HEADER)
-
-
-def unknown_text(path: str) -> str:
-    """What is wrong with a path under `kafka.` that is not known."""
-    close = get_close_matches(path, _NAMES, 1)
-    hint = f", did you mean {close[0]}?" if close else ";"
-    return f"a record of Kafka has no field {path}{hint} it has {', '.join(_NAMES)} and {_HEADER}NAME"
 
 
 def _last(headers: Headers, name: str) -> bytes | None:

@@ -228,6 +228,10 @@ def test_mistakes_are_told_before_the_first_event(brokers, topic, tmp_path):
     assert "expected offset 9 to go on at, found 0 to 0 on the broker" in refused(
         tmp_path, SourceError, source=source(brokers, topic, ", from_offset: 9")
     )
+    timeout = sink.replace(topic, small) + ", partition: by_key, transaction_timeout_s: 10}"
+    assert "expected at least 3 times checkpoint.every_s = 5, found 10" in refused(
+        tmp_path, StateError, source=in_group, sink=timeout, checkpoint="{dir: job, every_s: 5}"
+    )
     closed = f"127.0.0.1:{kafka.free_port()}"
     assert "kafka: KafkaConnectionError" in refused(tmp_path, SourceError, source=source(closed, topic))
     with pytest.raises(ConfigError, match="brokers"):
