@@ -16,6 +16,13 @@ from typing import ClassVar
 
 import kafka_broker as kafka
 import pytest
+from aiokafka import AIOKafkaProducer
+from streamrnn_kafka.live_sink import TransactionalSink
+from test_kafka_log_pipeline import REGISTRY, context_at
+
+from streamrnn.commit.job import build_job
+from streamrnn.config.load import load_pipeline
+from streamrnn.pipeline import run
 
 EVENTS = int(os.environ.get("STREAMRNN_EVENTS", "8000"))
 PARTITIONS = 8
@@ -151,3 +158,60 @@ def test_one_is_killed_and_one_is_added_and_every_output_comes_once(brokers, top
         code, err = member.stop()
         assert code == 0, err
     assert outputs(brokers, sink) == expected
+
+
+class Died(Exception):
+    """The end of a member at a step of its commit."""
+
+
+def life(folder, text, monkeypatch, step, lives):
+    """A member in this process that dies at a step of its second commit, or at none."""
+    context, _ = context_at(folder)
+    spec = load_pipeline(text, "p.yaml", REGISTRY, context, {})
+    commit, calls = TransactionalSink.commit, [0]
+
+    def dying(self, group, offsets):
+        calls[0] += 1
+        if step == "state written" and calls[0] == 2:
+            raise Died
+        lost = commit(self, group, offsets)
+        if step == "committed" and calls[0] == 2:
+            raise Died
+        return lost
+
+    commit_one, ones = AIOKafkaProducer.commit_transaction, [0]
+
+    async def dying_at_one(self):
+        ones[0] += 1
+        if step == "transaction prepared" and ones[0] == PARTITIONS + 2:
+            raise Died
+        await commit_one(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TransactionalSink, "commit", dying)
+        patched.setattr(AIOKafkaProducer, "commit_transaction", dying_at_one)
+        pipeline, quiet_s = build_job(spec, REGISTRY, context), [time.monotonic()]
+
+        def told(report):
+            quiet_s[0] = time.monotonic() if report.events else quiet_s[0]
+
+        try:
+            run(pipeline, lambda: time.monotonic() - quiet_s[0] > 1.5, told)
+        except Died:
+            lives.append(step)
+
+
+def test_a_member_that_dies_at_a_step_of_a_commit_changes_nothing(brokers, topics, tmp_path, monkeypatch):
+    source, sink = topics
+    sent = list(events(6000, int(time.time() * 1000)))
+    kafka.run(kafka.put(brokers, source, sent))
+    text = PIPELINE.format(brokers=brokers, source=source, sink=sink, group=kafka.name("g"), folder="state")
+    text = text.replace("every_s: 0.3", "every_s: 0.05").replace(
+        "max_batch_events: 256", "max_batch_events: 16"
+    )
+    lives = []
+    steps = ["state written", "transaction prepared", "committed"] * 2
+    for step in (*steps, None):
+        life(tmp_path, text, monkeypatch, step, lives)
+    assert lives == steps
+    assert outputs(brokers, sink) == answers(sent)
