@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -18,16 +19,17 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
 from streamrnn.build import build_pipeline  # noqa: E402
 from streamrnn.cli.run import few_collections  # noqa: E402
 from streamrnn.config.open import open_pipeline  # noqa: E402
+from streamrnn.core.shards import WHOLE  # noqa: E402
 from streamrnn.pipeline import run  # noqa: E402
 
 STAGES = (
-    ("read", "source", "read"),
+    ("read", attrgetter("source"), "read"),
     ("decode", None, "decode"),
-    ("event", "event", "read"),
-    ("core", "core", "process"),
-    ("encode", "encode", "columns"),
+    ("event", attrgetter("event"), "read"),
+    ("core", lambda parts: parts.shards.at(WHOLE), "process"),
+    ("encode", attrgetter("encode"), "columns"),
     ("format", None, "format"),
-    ("write", "sink", "write"),
+    ("write", attrgetter("sink"), "write"),
 )
 
 
@@ -49,7 +51,7 @@ def measure(file: str) -> dict[str, Any]:
     pipeline = build_pipeline(*open_pipeline(file))
     spent: dict[str, float] = {}
     for stage, owner, name in STAGES:
-        target = getattr(pipeline.parts, owner) if owner else pipeline.parts
+        target = owner(pipeline.parts) if owner else pipeline.parts
         setattr(target, name, timed(getattr(target, name), spent, stage))
     step = pipeline.parts.backend
     for name in ("step", "scan"):

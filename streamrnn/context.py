@@ -84,12 +84,17 @@ class Pending(Protocol):
         ...
 
 
-def on_a_thread(work: Callable[[], None]) -> Pending:
-    """Begin work on a thread of its own."""
-    pool = ThreadPoolExecutor(1, "streamrnn-aside")
-    pending = pool.submit(work)
-    pool.shutdown(wait=False)
-    return pending
+class Thread:
+    """A thread beside the stream, for one work after the other; starting one each time halts the caller."""
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __call__(self, work: Callable[[], None]) -> Pending:
+        """Begin work, once that before it has ended."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, "streamrnn-aside")
+        return self._pool.submit(work)
 
 
 class FileSystem:
@@ -308,7 +313,7 @@ class Context:
     """Whether the pipeline's file says `trust: code`: only then may a model be more than data."""
     resuming: bool = False
     """Whether the outputs of an earlier run are gone on with: what is there must not be emptied."""
-    aside: Callable[[Callable[[], None]], Pending] = on_a_thread
+    aside: Callable[[Callable[[], None]], Pending] = field(default_factory=Thread)
     """Begins work that the stream need not wait for."""
     stdin: Stream = field(default_factory=lambda: DescriptorStream(0))
     stdout: Stream = field(default_factory=lambda: DescriptorStream(1))

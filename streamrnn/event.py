@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _TIME_LIMIT = 2**62
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_STAMP = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+STAMP = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 """RFC 3339, section 5.6: date and time, fraction of the second, offset."""
 
 
@@ -120,7 +120,7 @@ class TimeReading:
         return _within_limit(int(value))
 
     def _stamp(self, value: Any) -> int:
-        match = _STAMP.fullmatch(value) if isinstance(value, str) else None
+        match = STAMP.fullmatch(value) if isinstance(value, str) else None
         try:
             moment = datetime.fromisoformat((match[1] + match[3]).upper()) if match else None
         except ValueError:

@@ -104,5 +104,15 @@ def streamrnn_events_rejected(pipeline: PipelineInfo, origin: Origin, rejected: 
 
 
 @hookspec
+def streamrnn_checkpoint_done(
+    pipeline: PipelineInfo, number: int, events: int, bytes: int, duration_s: float
+) -> None:
+    """A commit is on the disk: its number, the events up to it, what was written for it and how long it took.
+
+    Called on the pipeline's thread between two batches, some time after the moment that it holds.
+    """
+
+
+@hookspec
 def streamrnn_pipeline_stopped(pipeline: PipelineInfo, error: BaseException | None) -> None:
     """The pipeline is closed; `error` is what ended it, None at a clean end."""

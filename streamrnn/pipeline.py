@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from streamrnn.encode import Answered, EncodeStage
@@ -15,9 +15,12 @@ from streamrnn.hookspecs import PipelineInfo
 from streamrnn.ports import EndOfStream
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pluggy
 
     from streamrnn.backend import Backend
+    from streamrnn.commit.writer import Made
     from streamrnn.core import Shards
     from streamrnn.core.probe import Verdict
     from streamrnn.events import Column, Columns, IntArray
@@ -45,7 +48,17 @@ class Parts:
 
 
 class Committer(Protocol):
-    """Makes commits of a pipeline, on its thread."""
+    """Makes commits of a pipeline, on its thread.
+
+    `told` is called for each between two batches, `made` is the last one of this run, of `count`; the stream
+    stood still for `longest_s` at most.
+    """
+
+    folder: Path
+    told: Callable[[Made], None]
+    made: Made | None
+    count: int
+    longest_s: float
 
     def turn(self, events: int) -> None:
         """Called between batches, with how many events the last one had: commit if it is time."""
@@ -60,6 +73,14 @@ class Committer(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Served:
+    """One block that was served: what the core said of its events, and what is to be written."""
+
+    answered: Answered
+    out: OutBlock
+
+
 class Pipeline:
     """`open`, then `run_once` until it answers None, then `close`; no signals, no printing inside."""
 
@@ -70,8 +91,18 @@ class Pipeline:
         """Marks to handle before the next read; may be appended to from another thread."""
         self._idle: Callable[[], None] = getattr(parts.sink, "idle", lambda: None)
         """Lets a sink go on with what its readers did not take at once."""
-        self.commits: Committer | None = None
+        self._commits: Committer | None = None
         self._closed = False
+
+    @property
+    def commits(self) -> Committer | None:
+        """What makes the commits of this pipeline; None if it makes none."""
+        return self._commits
+
+    @commits.setter
+    def commits(self, commits: Committer) -> None:
+        self._commits = commits
+        commits.told = lambda made: self._observe("streamrnn_checkpoint_done", **asdict(made))
 
     def open(self) -> None:
         """Everything was opened when it was built; tell the observers."""
@@ -101,18 +132,9 @@ class Pipeline:
         return Report(live_keys=len(parts.shards))
 
     def _serve(self, block: Block) -> Report:
-        """The way of an event: decode, event, core, encode, write."""
-        parts, core = self.parts, self.parts.shards.of(block.origin)
-        decoded = parts.decode(block)
-        batch, records, refused = parts.event.read(decoded, block)
-        outputs = core.process(batch)
-        refused |= {int(records[i]): reason for i, reason in outputs.refused.items()}
-        rejected = tuple(_rejected(block, i, refused[i]) for i in sorted(refused))
-        columns = parts.encode.columns(Answered(outputs, batch, core.cause_names), decoded, records)
-        buffer, ends = parts.format(columns, len(outputs))
-        keys = [batch.keys[i] for i in outputs.accepted.tolist()]
-        parts.sink.write(OutBlock(buffer, ends, keys, records[outputs.accepted], block, rejected))
-        report = Report(len(block), len(outputs), len(parts.shards), rejected)
+        served = serve(self.parts, block)
+        self.parts.sink.write(served.out)
+        report = Report(len(block), len(served.out), len(self.parts.shards), served.out.rejected)
         self._report(block, report)
         return report
 
@@ -154,6 +176,20 @@ class Pipeline:
                 self._hooks.unregister(implementation.plugin)
                 text = f"observer '{implementation.plugin_name}' raised {type(error).__name__}: {error}"
                 self._on_broken(f"{text}; it is disabled")
+
+
+def serve(parts: Parts, block: Block) -> Served:
+    """The way of an event but for its ends: decode, event, core, encode."""
+    core = parts.shards.of(block.origin)
+    decoded = parts.decode(block)
+    batch, records, refused = parts.event.read(decoded, block)
+    outputs = core.process(batch)
+    refused |= {int(records[i]): reason for i, reason in outputs.refused.items()}
+    rejected = tuple(_rejected(block, i, refused[i]) for i in sorted(refused))
+    answered = Answered(outputs, batch, core.cause_names)
+    buffer, ends = parts.format(parts.encode.columns(answered, decoded, records), len(outputs))
+    keys = [batch.keys[i] for i in outputs.accepted.tolist()]
+    return Served(answered, OutBlock(buffer, ends, keys, records[outputs.accepted], block, rejected))
 
 
 def _rejected(block: Block, i: int, reason: str) -> Rejected:

@@ -7,13 +7,12 @@ def test_pipelines(case):
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from streamrnn.config import model as m
 from streamrnn.config import yaml_tree
@@ -24,16 +23,14 @@ from streamrnn.config.spec import PipelineSpec
 from streamrnn.context import Context
 from streamrnn.errors import ConfigError, Finding
 from streamrnn.events import Mark
+from streamrnn.matching import TreePath, differences
 from streamrnn.registry import Registry
 from streamrnn.testing import ORIGIN, Item, quiet_context, serve
 
 MISMATCHES_SHOWN = 10
 MARKS = ("source_end",)
 
-_SHOWN_MAX = 60
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-_TreePath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Case:
         """What the file says."""
         return self.spec.file.tests[self.index]
 
-    def at(self, path: _TreePath, message: str) -> str:
+    def at(self, path: TreePath, message: str) -> str:
         """A message with the line in the file; `path` begins at the test."""
         line, column = self.spec.tree.mark(("tests", self.index, *path))
         return f"{self.spec.tree.file}:{line}:{column}: {message}"
@@ -118,69 +115,6 @@ def run_case(case: Case) -> list[str]:
         found = list(_outputs(case, sink.records, sink.positions))
     more = len(found) - MISMATCHES_SHOWN
     return found if more <= 0 else [*found[:MISMATCHES_SHOWN], f"and {more} more"]
-
-
-def differences(
-    expected: Any, found: Any, tolerance: float, path: _TreePath = ()
-) -> Iterator[tuple[_TreePath, str]]:
-    """Where `found` lacks what is expected, as pairs of a path into `expected` and a message.
-
-    Of a mapping only the expected keys are compared; `next.0` is element 0 of the list in `next`, unless
-    that is a key as it stands. Lists match element by element, texts and true or false exactly, null also
-    what is missing. Integers match exactly, a number and a float where
-    abs(found - expected) <= tolerance * (1 + abs(expected)).
-    """
-    if isinstance(expected, Mapping) and isinstance(found, Mapping | list):
-        for name, value in expected.items():
-            inside = _look_up(found, name)
-            hint = ""
-            if inside is MISSING and value is not None and isinstance(found, Mapping):
-                hint = f"; there is {', '.join(found) or 'no field at all'}"
-            for where, message in differences(value, inside, tolerance, (*path, name)):
-                yield where, message + hint
-    elif isinstance(expected, list) and isinstance(found, list):
-        if len(expected) != len(found):
-            yield path, f"expected a list of {len(expected)}, found one of {len(found)}: {_shown(found)}"
-            return
-        for index, pair in enumerate(zip(expected, found, strict=True)):
-            yield from differences(*pair, tolerance, (*path, index))
-    elif not _equal(expected, found, tolerance):
-        yield path, f"expected {_shown(expected)}, found {_shown(found)}"
-
-
-MISSING: Final = object()
-
-
-def _look_up(found: Any, name: str) -> Any:
-    """What a dotted name means inside a record; `MISSING` if nothing."""
-    if isinstance(found, Mapping) and name in found:
-        return found[name]
-    if isinstance(found, list):
-        head, dot, rest = name.partition(".")
-        if not (head.isascii() and head.isdigit() and int(head) < len(found)):
-            return MISSING
-        return _look_up(found[int(head)], rest) if dot else found[int(head)]
-    for at, character in enumerate(name):
-        if character == "." and isinstance(found, Mapping) and name[:at] in found:
-            return _look_up(found[name[:at]], name[at + 1 :])
-    return MISSING
-
-
-def _equal(expected: Any, found: Any, tolerance: float) -> bool:
-    if expected is None:
-        return found is None or found is MISSING
-    if type(expected) in (int, float) and type(found) in (int, float):
-        if type(expected) is type(found) is int:
-            return bool(expected == found)
-        return bool(abs(found - expected) <= tolerance * (1 + abs(expected)))
-    return type(expected) is type(found) and bool(expected == found)
-
-
-def _shown(value: Any) -> str:
-    if value is MISSING:
-        return "nothing"
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _SHOWN_MAX else f"{text[: _SHOWN_MAX - 3]}..."
 
 
 def _refusals(case: Case, refused: Mapping[int, str]) -> Iterator[str]:
@@ -281,7 +215,7 @@ def _with(event: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
     return {**event, name: _with(event.get(name, {}), rest, value) if rest else value}
 
 
-def _item_problems(test: m.Test) -> Iterator[tuple[_TreePath, str]]:
+def _item_problems(test: m.Test) -> Iterator[tuple[TreePath, str]]:
     """What is wrong with a test, whatever the pipeline does."""
     for i, entry in enumerate(test.input):
         yield from ((("input", i, *path), message) for path, message in _entry_problems(entry))
@@ -301,7 +235,7 @@ def _item_problems(test: m.Test) -> Iterator[tuple[_TreePath, str]]:
             yield ("rejected", i, "reason"), f"expected a text, found {kind_of(entry['reason'])}"
 
 
-def _entry_problems(entry: dict[str, Any]) -> Iterator[tuple[_TreePath, str]]:
+def _entry_problems(entry: dict[str, Any]) -> Iterator[tuple[TreePath, str]]:
     special = [name for name in entry if name in ("$mark", "$raw")]
     if not special:
         only = next(iter(entry), "") if len(entry) == 1 else ""

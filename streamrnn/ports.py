@@ -21,7 +21,7 @@ Place = dict[str, Any]
 
 @runtime_checkable
 class Resumable(Protocol):
-    """A framer, source, sink or file of refused events that can go on where an earlier run committed.
+    """A framer, source, encoder, sink or file of refused events that can go on where a run committed.
 
     A pipeline with `checkpoint` asks its parts for these methods; one that lacks them begins anew. An output
     may offer `placing()` besides: it notes its place and returns at once, with a function that makes what was
@@ -92,6 +92,7 @@ class Codec(Protocol):
 
         An attribute `framing` of it, two numbers, says how many bytes before and behind each record only part
         it from others; a sink that keeps records apart leaves them out.
+        One that writes something before its first record is also `Resumable`.
         """
         ...
 

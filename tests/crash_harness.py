@@ -268,7 +268,7 @@ def _deaf(wanted):
 
 @contextmanager
 def _prune_first():
-    publish = writer.Commits._publish
+    publish = writer.Writer._publish
 
     def early(self, number, data):
         needed = {segment["name"] for segment in self._chain.segments}
@@ -277,7 +277,7 @@ def _prune_first():
                 self._fs.remove(self.folder / name)
         publish(self, number, data)
 
-    with swapped(writer.Commits, "_publish", early):
+    with swapped(writer.Writer, "_publish", early):
         yield
 
 
@@ -345,10 +345,10 @@ def _in_place():
     def direct(self, number, data):
         from streamrnn.commit.manifest import commit_name
 
-        self._write(self.folder / commit_name(number), data)
+        self._write(self.folder / commit_name(number), [data])
         self._sync_folder()
 
-    with swapped(writer.Commits, "_publish", direct):
+    with swapped(writer.Writer, "_publish", direct):
         yield
 
 

@@ -23,10 +23,13 @@ from streamrnn.commit import writer
 from streamrnn.commit.job import build_job
 from streamrnn.config.open import open_pipeline
 from streamrnn.errors import SinkError, SourceError, StateError, StreamrnnError
+from streamrnn.hookspecs import hookimpl
 from streamrnn.pipeline import run
+from streamrnn.registry import Registry
 from streamrnn.sources import file
 
 FLIPS = int(os.environ.get("STREAMRNN_FLIPS", "150"))
+FIXTURES = Path(__file__).parent / "fixtures"
 KEEP_2 = FORMULA.replace("keep: 1", "keep: 3").replace("every_s: 2", "every_s: 0")
 
 
@@ -81,7 +84,7 @@ def test_a_job_that_was_stopped_goes_on(job, expected, stopped):
 def test_state_is_kept_as_a_base_and_deltas_until_they_outweigh_it(job):
     job.promised = 0
     fs = SimFS(job.files)
-    with swapped(writer.Commits, "_prune", lambda self: None):
+    with swapped(writer.Writer, "_prune", lambda self: None):
         job.live(fs, random.Random(1), batch=3)
     kinds = [name.split(".")[1] for name in fs.names(BASE / "job") if name.startswith("state-")]
     assert kinds[0] == "base"
@@ -245,8 +248,12 @@ def csv_lines(n, header=True):
     [
         (CSV.replace("*.jsonl", "*.csv"), {"a.csv": csv_lines(40), "b.csv": csv_lines(9)}),
         (FORMULA.replace("*.jsonl", "*.gz"), {"a.gz": gzip.compress(events(random.Random(2), 60))}),
+        (
+            FORMULA.replace("encode: {type: jsonl", "encode: {type: csv"),
+            {"a.jsonl": events(random.Random(2), 60)},
+        ),
     ],
-    ids=["csv with a header", "gzip"],
+    ids=["csv with a header", "gzip", "to csv with a header"],
 )
 def test_other_files_go_on_too(text, files):
     job = Job(text.replace("every_s: 2", "every_s: 0"), files)
@@ -268,7 +275,7 @@ def test_the_manifest_is_one_line_of_canonical_json(stopped):
 @pytest.mark.parametrize("number", range(1, m.FORMAT + 1))
 def test_commits_of_every_format_there_was_are_gone_on_from(tmp_path, number):
     """These files are never made anew; docs/design.md says what a new format needs."""
-    made = Path(__file__).parent / "fixtures" / f"commit_{number}"
+    made = FIXTURES / f"commit_{number}"
     folder = Path(shutil.copytree(made, tmp_path / "job"))
     before = (folder / "out.txt").read_bytes()
     run(build_job(*open_pipeline(str(folder / "p.yaml"), REGISTRY)), lambda: False, lambda report: None)
@@ -295,3 +302,44 @@ def test_a_codec_that_cannot_go_on_is_refused_before_the_first_event(job):
     with swapped(jsonl.JsonlCodec, "framer", lambda *arguments: Plain()), told:
         go_on(job, fs)
     assert commits(fs) == []
+
+
+class Watching:
+    def __init__(self):
+        self.told = []
+
+    @hookimpl
+    def streamrnn_checkpoint_done(self, pipeline, number, events, bytes, duration_s):
+        self.told.append((pipeline.name, number, events, bytes, duration_s))
+
+    @hookimpl
+    def streamrnn_pipeline_stopped(self):
+        self.told.append("stopped")
+
+
+class Raising:
+    @hookimpl
+    def streamrnn_checkpoint_done(self):
+        raise RuntimeError("no more, please")
+
+
+def test_observers_are_told_of_each_commit_and_one_that_raises_is_disabled(tmp_path, caplog):
+    registry, watching = Registry([]), Watching()
+    registry.add(Raising(), "raising")
+    registry.add(watching, "watching")
+    folder = Path(shutil.copytree(FIXTURES / "commit_1", tmp_path / "job"))
+    shutil.rmtree(folder / "job")
+    with caplog.at_level("WARNING"):
+        pipeline = build_job(*open_pipeline(str(folder / "p.yaml"), registry))
+        run(pipeline, lambda: False, lambda report: None)
+    assert caplog.messages == ["observer 'raising' raised RuntimeError: no more, please; it is disabled"]
+    *commits, last = watching.told
+    assert last == "stopped"
+    names, numbers, events, sizes, seconds = zip(*commits, strict=True)
+    assert set(names) == {"p"}
+    assert numbers == tuple(range(2, 2 + len(commits)))
+    assert list(events) == sorted(events)
+    assert events[-1] == (folder / "out.txt").read_bytes().count(b"\n")
+    assert min(sizes) > 1000
+    assert min(seconds) > 0
+    assert pipeline.commits.count == len(commits) + 1

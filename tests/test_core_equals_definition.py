@@ -92,6 +92,19 @@ def drop_marked(core, table):
     return {k: v for k, v in table.items() if core.store.columns["epoch"][rows_by_key(core)[k]] == newest}
 
 
+def last_shown(case, answers):
+    """Key -> the cause that its outputs showed last."""
+    keys = [key for item in case.batches(None) if not isinstance(item, Mark) for key in item.keys]
+    return {key: row[2] for key, row in zip(keys, answers, strict=True) if row is not None and row[2]}
+
+
+def last_reset(core):
+    """Key -> why it was reset last, unless its next output is to show another cause."""
+    columns, epoch = core.store.columns, max(core.store.epochs.values(), default=0)
+    rows = {key: row for key, row in rows_by_key(core).items() if columns["epoch"][row] == epoch}
+    return {key: int(columns["reset_cause"][row]) for key, row in rows.items() if not columns["pending"][row]}
+
+
 @pytest.mark.parametrize("block", range(20))
 def test_any_mix_of_rules_keys_times_rejects_and_cuts(block):
     for seed in range(block * 60, block * 60 + 60):
@@ -104,6 +117,7 @@ def test_any_mix_of_rules_keys_times_rejects_and_cuts(block):
             assert core.store.sequence == definition.sequence
             assert sorted(rows_by_key(core)) == sorted(definition.keys), seed
             assert drop_marked(core, held(core)) == drop_marked(core, expected(definition)), seed
+            assert last_reset(core).items() <= last_shown(case, want).items(), seed
             assert [n for n, _ in core.store.keys.gone.items()] == list(definition.gone), seed
 
 
@@ -151,11 +165,11 @@ def test_a_segment_taken_while_events_are_served_is_of_the_moment_it_was_asked_f
             if begun and rng.random() < 0.5:
                 begun[0].take(rng.choice([0, 1, 3]))
                 if rng.random() < 0.5:
-                    blobs.append(begun[0].part()())
+                    blobs.append(b"".join(begun[0].part()()))
             elif begun:
                 then, frozen = begun.pop(), begun.pop()
                 frozen.take_all()
-                segments.append([*blobs, frozen.part()()])
+                segments.append([*blobs, b"".join(frozen.part()())])
                 fresh = Core(Toy(), case.rules, case.elapsed, case.limits)
                 fresh.restore(blob for parts in segments for blob in parts)
                 assert everything(fresh) == then, case

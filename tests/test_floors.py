@@ -10,10 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "streamrnn"
 FLOORS = {
     0: "errors formats events backend offline ports rules hookspecs context notices values limits layers "
-    "prefix output_file",
+    "prefix output_file matching",
     1: "definition resets features codecs sources sinks backends core builtins encode rejects net",
     2: "config registry event",
-    3: "auto build commit explain export pipeline verify",
+    3: "auto build commit explain export pipeline verify replay",
     4: "testing pipeline_tests cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -46,7 +46,7 @@ def test_a_history_of_keys_that_come_and_go(seed, monkeypatch):
 
 
 def test_keys_of_the_same_hash_are_told_apart(monkeypatch):
-    monkeypatch.setattr(WideIndex, "_hashes", lambda self, keys: np.full(len(keys), 7, np.uint64))
+    monkeypatch.setattr(WideIndex, "_hash_all", lambda self, keys: np.full(len(keys), 7, np.uint64))
     monkeypatch.setattr(WideIndex, "_hash_of", lambda self, key: 7)
     names, keys, rows = KeyNames(), [f"k{i}" for i in range(40)], np.arange(40)
     held(names, keys, rows)

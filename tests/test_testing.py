@@ -2,7 +2,8 @@ import pytest
 
 from streamrnn.errors import ConfigError
 from streamrnn.events import Mark
-from streamrnn.pipeline_tests import collect, differences, run_case
+from streamrnn.matching import differences
+from streamrnn.pipeline_tests import collect, run_case
 from streamrnn.ports import EndOfStream
 from streamrnn.testing import ORIGIN, WAIT, ListSource, run_pipeline
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from streamrnn.context import Clock
     from streamrnn.events import Report
+    from streamrnn.pipeline import Committer
 
 _EVERY_S = 0.2
 
@@ -19,8 +20,8 @@ _EVERY_S = 0.2
 class Progress:
     """A line that is redrawn while the run goes on (on a terminal only), and a summary at its end."""
 
-    def __init__(self, clock: Clock, stream: TextIO, quiet: bool) -> None:
-        self._clock, self._quiet = clock, quiet
+    def __init__(self, clock: Clock, stream: TextIO, quiet: bool, commits: Committer | None = None) -> None:
+        self._clock, self._quiet, self._commits = clock, quiet, commits
         self._console = Console(file=stream, highlight=False)
         self._status: Status | None = None
         self._start = self._drawn = clock.monotonic()
@@ -49,6 +50,8 @@ class Progress:
             self._status.stop()
         if not self._quiet:
             self._console.print(self._line("served" if error is None else "stopped after"), soft_wrap=True)
+            if self._commits is not None:
+                self._console.print(_commits_line(self._commits), soft_wrap=True)
 
     def _line(self, verb: str) -> str:
         seconds = max(self._clock.monotonic() - self._start, 1e-9)
@@ -56,3 +59,15 @@ class Progress:
             f"{verb} {self.events:,} events in {seconds:.1f} s ({self.events / seconds:,.0f}/s), "
             f"{self.live_keys:,} live keys, {self.rejected:,} rejected"
         )
+
+
+def _commits_line(commits: Committer) -> str:
+    """How many there were, what the last one holds, and how long the stream waited for them."""
+    made = commits.made
+    if made is None:
+        return f"no commit was needed in {commits.folder}"
+    return (
+        f"commits: {commits.count:,} in {commits.folder}; number {made.number}, the last, holds "
+        f"{made.events:,} events, {made.bytes:,} bytes written in {made.duration_s:.2f} s; "
+        f"the stream stood still for {1000 * commits.longest_s:.1f} ms at most"
+    )

@@ -29,13 +29,15 @@ def command(file: str, quiet: bool) -> None:
     from streamrnn.config.open import open_pipeline
     from streamrnn.pipeline import run
 
+    level = logging.WARNING if quiet else logging.INFO
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    logging.getLogger("streamrnn").setLevel(level)
     spec, registry, context = open_pipeline(file)
     stop = StopSignals()
     pipeline = build_job(spec, registry, context)
     if not quiet and pipeline.info.backend != spec.model.component.name:
         click.echo(f"type: {spec.model.component.name} takes {pipeline.info.backend}", err=True)
-    with Progress(context.clock, sys.stderr, quiet) as progress, few_collections():
+    with Progress(context.clock, sys.stderr, quiet, pipeline.commits) as progress, few_collections():
         run(pipeline, lambda: stop.asked, progress.told)
 
 

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import asdict
 
 import click
 
 from streamrnn.cli.threads import one_thread
-from streamrnn.errors import ConfigError, Finding
-
-if TYPE_CHECKING:
-    from streamrnn.config.spec import PipelineSpec
-    from streamrnn.registry import Registry
 
 
 @click.command("verify")
@@ -60,11 +53,12 @@ def command(
     """
     one_thread()
     from streamrnn.config.open import open_pipeline
+    from streamrnn.config.recorded import recorded
     from streamrnn.verify.compare import Tolerance
     from streamrnn.verify.verify import verify
 
     spec, registry, context = open_pipeline(file)
-    live = _recorded(spec, registry, paths), context
+    live = recorded(spec, registry, paths), context
     other = open_pipeline(against, registry) if against else (spec, registry, context)
     verdict = verify(live, (other[0], other[2]), Tolerance(absolute, relative), events)
     if style == "json":
@@ -75,24 +69,3 @@ def command(
         click.echo(str(verdict))
     if not verdict.equal:
         sys.exit(1)
-
-
-def _recorded(spec: PipelineSpec, registry: Registry, paths: tuple[str, ...]) -> PipelineSpec:
-    """The pipeline with files as its source; those of its own if none are given, which must end."""
-    from streamrnn.config.spec import Chosen
-
-    if paths:
-        component = registry.find("source", "file")
-        assert component is not None
-        options = component.config.model_validate({"path": [_literal(path) for path in paths]})
-        return replace(spec, source=Chosen(component, options, ("source",)))
-    if spec.source.component.name == "socket" or getattr(spec.source.options, "follow", False):
-        text = "expected data that ends; name some with --input"
-        mark = spec.tree.mark(("source",))
-        raise ConfigError([Finding(spec.tree.file, *mark, "source", text)])
-    return spec
-
-
-def _literal(path: str) -> str:
-    """A path as the file source reads it, whatever the pipeline's folder; `[` begins a pattern there."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in str(Path(path).absolute()))

@@ -14,6 +14,7 @@ from streamrnn.errors import OptionError
 if TYPE_CHECKING:
     from streamrnn.builtins.codecs import CsvConfig
     from streamrnn.events import Column, IntArray
+    from streamrnn.ports import Place
 
 
 def encoder(config: CsvConfig) -> Callable[[Mapping[str, Column], int], tuple[bytes, IntArray]]:
@@ -47,6 +48,14 @@ class _Encoder:
             rows[0] = f"{self._delimiter.join(map(self._quoted, names))}\n{rows[0]}"
         records = [f"{row}\n".encode() for row in rows]
         return b"".join(records), np.cumsum([len(record) for record in records], dtype=np.int64)
+
+    def place(self) -> Place:
+        """See `Resumable.place`: whether the header is written."""
+        return {"began": not self._wants_header}
+
+    def resume(self, place: Place) -> None:
+        """See `Resumable.resume`."""
+        self._wants_header = not place["began"]
 
     def _texts(self, column: Column) -> Sequence[str]:
         if isinstance(column, np.ndarray):

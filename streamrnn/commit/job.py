@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -119,7 +119,6 @@ def _chosen(chosen: Chosen) -> dict[str, Any]:
 
 
 def _fixed(spec: PipelineSpec, parts: Parts) -> dict[str, Any]:
-    state = parts.backend.state
     return {
         "format": m.FORMAT,
         "streamrnn": __version__,
@@ -128,11 +127,17 @@ def _fixed(spec: PipelineSpec, parts: Parts) -> dict[str, Any]:
         "pipeline": described(spec),
         "backend": parts.backend_name,
         "numerics": parts.verdict.numerics,
-        "model": {
-            "fingerprint": state.fingerprint,
-            "meaning": state.meaning,
-            "state": {tensor.name: [tensor.dtype, list(tensor.shape)] for tensor in state.tensors},
-        },
+        "model": model_of(parts),
+    }
+
+
+def model_of(parts: Parts) -> dict[str, Any]:
+    """What a manifest says of the model."""
+    state = parts.backend.state
+    return {
+        "fingerprint": state.fingerprint,
+        "meaning": state.meaning,
+        "state": {tensor.name: [tensor.dtype, list(tensor.shape)] for tensor in state.tensors},
     }
 
 
@@ -151,22 +156,22 @@ def _go_on(there: recovery.Recovery, spec: PipelineSpec, parts: Parts, context: 
     """State, source, then outputs, which are the only ones that change something."""
     notes: set[str] = set()
 
-    def restore(manifest: m.Manifest, segments: Iterator[tuple[str, Iterator[bytes]]]) -> None:
+    def restored(manifest: m.Manifest, segments: Iterator[tuple[str, Iterator[bytes]]]) -> None:
         recovery.refuse_other(there.folder, manifest["pipeline"], described(spec))
         _check_model(there.folder, manifest, parts)
-        parts.shards.forget()
         notes.clear()
-        for partition, blobs in segments:
-            _check_partition(there.folder, partition, parts)
-            if note := parts.shards.at(partition).restore(blobs):
-                notes.add(note)
+        notes.update(restore(parts, segments, there.folder))
 
-    found = there.restore(restore)
+    found = there.restore(restored)
     for note in notes:
         context.log.warning("%s", note)
     manifest = found.manifest
+    context.log.info("going on from commit %d, %d events", manifest["number"], manifest["events"])
     if isinstance(parts.source, Resumable) and manifest["source"] is not None:
         parts.source.resume(manifest["source"])
+    began = manifest.get("encode") if manifest["outputs"]["sink"] is not None else None
+    if began is not None and isinstance(parts.format, Resumable):
+        parts.format.resume(began)
     again = {"again": True} if found.fell_back else {}
     for name, part in (("sink", parts.sink), ("rejected", parts.rejects)):
         place = manifest["outputs"][name]
@@ -175,12 +180,21 @@ def _go_on(there: recovery.Recovery, spec: PipelineSpec, parts: Parts, context: 
     return found.chain
 
 
-def _check_partition(folder: Path, partition: str, parts: Parts) -> None:
-    if partition != WHOLE and not parts.shards.partitioned:
-        raise StateError(
-            f"the commits in {folder} keep state by partition ('{partition}') and this source has none: go "
-            "on with the source it was kept under, or begin anew in another checkpoint dir"
-        )
+def restore(parts: Parts, segments: Iterable[tuple[str, Iterable[bytes]]], folder: Path) -> set[str]:
+    """Fill the pipeline's cores with the segments of a commit, by partition; notes for a person.
+
+    Raises `StateError` if they do not fit.
+    """
+    parts.shards.forget()
+    notes = set()
+    for partition, blobs in segments:
+        if partition != WHOLE and not parts.shards.partitioned:
+            raise StateError(
+                f"the commits in {folder} keep state by partition ('{partition}') and this source has none: "
+                "go on with the source it was kept under, or begin anew in another checkpoint dir"
+            )
+        notes.add(parts.shards.at(partition).restore(blobs))
+    return {note for note in notes if note}
 
 
 def _check_model(folder: Path, manifest: m.Manifest, parts: Parts) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,49 +11,91 @@ import numpy as np
 
 from streamrnn.commit import manifest as m
 from streamrnn.commit import recovery
+from streamrnn.core.columns import catch_up
 from streamrnn.core.segment import parse
 from streamrnn.core.shards import WHOLE
 from streamrnn.errors import StateError
+from streamrnn.limits import INITIAL, ZEROS
 from streamrnn.values import from_bytes, unpack
 
 if TYPE_CHECKING:
     from streamrnn.context import FileSystem
     from streamrnn.events import Array
 
+FRESH = {INITIAL: "initial", ZEROS: "zeros"}
+"""In place of the state of a key whose next event begins anew: what that event finds."""
+CAUSES = ("pending", "reset_cause")
+"""Columns of cause bits."""
+HIDDEN = ("epoch", "fresh")
+"""Columns that say nothing which the others and the state do not."""
+
 
 @dataclass
 class KeyStates:
     """The keys of a commit, or of one `partition` of it, which is "" where the source has none.
 
-    `columns` and `tensors` hold a row for each, which `rows` gives by key.
+    `columns` and `tensors` hold a row for each, which `rows` gives by key; resets of all keys are applied to
+    the columns. `header` is that of the newest segment, `gone` the hashes and causes of keys without a row,
+    `manifest` that of the commit.
     """
 
     number: int
     partition: str = WHOLE
-    causes: tuple[str, ...] = ()
+    header: dict[str, Any] = field(default_factory=dict)
+    manifest: m.Manifest = field(default_factory=dict)
+    gone: list[tuple[int, int]] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
     columns: dict[str, Array] = field(default_factory=dict)
     tensors: dict[str, Array] = field(default_factory=dict)
 
-    def state(self, key: str) -> dict[str, Any]:
-        """The model's state of a key by tensor, as nested lists. Raises `StateError` without such a key."""
-        row = self._row(key)
+    @property
+    def capacity(self) -> int:
+        """Rows there are, those of no key among them."""
+        return len(self.columns["sequence"])
+
+    @property
+    def epochs(self) -> dict[int, int]:
+        """The last reset of all keys by its cause bits."""
+        return {int(bits): epoch for bits, epoch in self.header["epochs"].items()}
+
+    def state(self, key: str) -> dict[str, Any] | str:
+        """The model's state of a key by tensor, as nested lists, or a word of `FRESH`.
+
+        Raises `StateError` without such a key.
+        """
+        row = self.row(key)
+        if word := FRESH.get(int(self.columns["fresh"][row])):
+            return word
         return {name: array[row].tolist() for name, array in self.tensors.items()}
 
     def facts(self, key: str) -> dict[str, Any]:
-        """What is known of a key beside its state. Raises `StateError` without such a key."""
-        row = self._row(key)
-        found = {name: column[row] for name, column in self.columns.items()}
-        values = {name: v.item() if isinstance(v, np.generic) else v for name, v in found.items()}
-        bits = values.pop("pending")
-        return values | {"pending": [name for bit, name in enumerate(self.causes) if bits >> bit & 1]}
+        """What is known of a key beside its state, as JSON has it. Raises `StateError` without such a key."""
+        row = self.row(key)
+        return {name: self.fact(name, row) for name in sorted(self.columns) if name not in HIDDEN}
 
-    def _row(self, key: str) -> int:
+    def fact(self, name: str, row: int) -> Any:
+        """One column of one row."""
+        value = self.columns[name][row]
+        if name in CAUSES:
+            return [cause for bit, cause in enumerate(self.header["causes"]) if value >> bit & 1]
+        if isinstance(value, bytes):  # a field's value that is no text and no number
+            return json_value(value)
+        return value.item() if isinstance(value, np.generic) else value
+
+    def row(self, key: str) -> int:
+        """The row of a key. Raises `StateError` if it has none."""
         if key not in self.rows:
             where = f" in partition '{self.partition}'" if self.partition else ""
             others = len(self.rows)
             raise StateError(f"commit {self.number} has no key '{key}'{where}; it has {others} others")
         return self.rows[key]
+
+
+def json_value(canonical: bytes) -> Any:
+    """What a canonical value of a field stands for that is neither text nor number."""
+    import json
+
+    return json.loads(canonical)
 
 
 def load(fs: FileSystem, folder: Path, number: int | None = None) -> list[KeyStates]:
@@ -67,11 +109,15 @@ def load(fs: FileSystem, folder: Path, number: int | None = None) -> list[KeySta
     number = numbers[0] if number is None else number
     try:
         manifest = recovery.read_manifest(fs, folder, number)
-        found = recovery.segments_of(fs, folder, manifest)
-        return [_states(number, partition, blobs) for partition, blobs in found]
+        return states_of(manifest, recovery.segments_of(fs, folder, manifest))
     except m.BrokenError as error:
         others = ", ".join(str(other) for other in numbers if other != number) or "none"
         raise StateError(f"commit {number} in {folder}: {error}; other commits: {others}") from error
+
+
+def states_of(manifest: m.Manifest, segments: Iterable[tuple[str, Iterable[bytes]]]) -> list[KeyStates]:
+    """The keys of a commit: its segments by partition, laid one over the other."""
+    return [_states(manifest, partition, blobs) for partition, blobs in segments]
 
 
 def load_partition(fs: FileSystem, folder: Path, number: int | None, partition: str | None) -> KeyStates:
@@ -85,19 +131,25 @@ def load_partition(fs: FileSystem, folder: Path, number: int | None, partition: 
     return found[partition]
 
 
-def _states(number: int, partition: str, blobs: Iterable[bytes]) -> KeyStates:
-    states = KeyStates(number, partition)
+def _states(manifest: m.Manifest, partition: str, blobs: Iterable[bytes]) -> KeyStates:
+    states = KeyStates(manifest["number"], partition, manifest=manifest)
     keys: dict[int, str | None] = {}
     for blob in blobs:
         _lay(states, keys, blob)
     states.rows = {key: row for row, key in keys.items() if key is not None}
+    nothing = np.zeros(0, np.int64)
+    for name, column in states.columns.items():  # a column may be younger than some of the segments
+        _put(states.columns, name, states.capacity, nothing, column[:0])
+    catch_up(states.columns, states.epochs)
+    states.columns["epoch"][:] = max(states.epochs.values(), default=0)
     return states
 
 
 def _lay(states: KeyStates, keys: dict[int, str | None], blob: bytes) -> None:
     """Lay one segment over what came before it."""
-    header, tensors = parse(blob)
-    states.causes = tuple(header["causes"])
+    states.header, tensors = parse(blob)
+    if "gone.hash" in tensors:
+        states.gone = list(zip(tensors["gone.hash"].tolist(), tensors["gone.cause"].tolist(), strict=True))
     rows = tensors["rows"]
     held = unpack(tensors["key.bytes"], tensors["key.offsets"])
     for row, key, live in zip(rows.tolist(), held, tensors["live"].tolist(), strict=True):
@@ -125,48 +177,19 @@ def _put(into: dict[str, Array], name: str, needed: int, rows: Array, array: Arr
             grown[:held] = old
         into[name] = grown
     elif old is None:
-        into[name] = array[:0]
+        into[name] = array[:0].copy()
     into[name][rows] = array
 
 
-def moved(
-    before: Sequence[KeyStates], after: Sequence[KeyStates]
-) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Partition, key, whether it came, went or changed, and the tensors whose bytes differ; sorted."""
-    old, new = ({states.partition: states for states in commit} for commit in (before, after))
-    for name in sorted({*old, *new}):
-        nothing = KeyStates(0, name)
-        for key, what, tensors in _moved(old.get(name, nothing), new.get(name, nothing)):
-            yield name, key, what, tensors
+def verified(fs: FileSystem, folder: Path) -> Iterator[tuple[int, str | None, str]]:
+    """Every commit of a folder, oldest first, with what is wrong with it or None, and what made it.
 
-
-def _moved(before: KeyStates, after: KeyStates) -> Iterator[tuple[str, str, list[str]]]:
-    for key in sorted({*before.rows, *after.rows}):
-        if key not in before.rows:
-            yield key, "came", []
-        elif key not in after.rows:
-            yield key, "went", []
-        else:
-            a, b = before.rows[key], after.rows[key]
-            names = [n for n, t in after.tensors.items() if before.tensors[n][a].tobytes() != t[b].tobytes()]
-            if names or before.columns["sequence"][a] != after.columns["sequence"][b]:
-                yield key, "changed", names
-
-
-def exported(commit: Sequence[KeyStates]) -> Iterator[dict[str, Any]]:
-    """All keys, sorted: the form in which two jobs that served the same are equal."""
-    for states in commit:
-        named = {"partition": states.partition} if states.partition else {}
-        for key in sorted(states.rows):
-            yield named | {"key": key, "facts": states.facts(key), "state": states.state(key)}
-
-
-def verified(fs: FileSystem, folder: Path) -> Iterator[tuple[int, str | None]]:
-    """Every commit of a folder, oldest first, with what is wrong with it or None."""
+    That is "" for a run, else the words of an edit.
+    """
     for number in reversed(m.commit_numbers(fs.names(folder))):
         try:
-            load(fs, folder, number)
+            found = load(fs, folder, number)
         except StateError as error:
-            yield number, str(error)
+            yield number, str(error), ""
         else:
-            yield number, None
+            yield number, None, found[0].manifest.get("edited", "") if found else ""

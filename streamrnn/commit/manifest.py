@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b, sha256
 from typing import Any
@@ -18,7 +18,7 @@ UNFINISHED = "commit.tmp"
 
 Manifest = dict[str, Any]
 
-_DIGESTS: Mapping[str, Callable[[bytes], Any]] = {
+_DIGESTS: Mapping[str, Callable[[], Any]] = {
     "blake2b": partial(blake2b, digest_size=32),
     "sha256": sha256,
 }
@@ -61,20 +61,23 @@ def number_of(segment: Mapping[str, Any]) -> int:
     return int(segment["name"].split(".")[0].removeprefix("state-"))
 
 
-def digest(data: bytes, by: str = "sha256") -> str:
+def digest(chunks: Sequence[bytes | memoryview], by: str = "sha256") -> str:
     """What tells bytes from others that an accident made of them."""
-    return f"{by}:{_DIGESTS[by](data).hexdigest()}"
+    found = _DIGESTS[by]()
+    for chunk in chunks:
+        found.update(chunk)
+    return f"{by}:{found.hexdigest()}"
 
 
 def is_of(data: bytes, written: str) -> bool:
     """Whether a digest is that of the bytes."""
     by = written.partition(":")[0]
-    return by in _DIGESTS and written == digest(data, by)
+    return by in _DIGESTS and written == digest([data], by)
 
 
 def encode(manifest: Manifest) -> bytes:
     """The one way to write a manifest down."""
-    return _canonical({"digest": digest(_canonical(manifest), "blake2b"), "manifest": manifest}) + b"\n"
+    return _canonical({"digest": digest([_canonical(manifest)], "blake2b"), "manifest": manifest}) + b"\n"
 
 
 def decode(data: bytes) -> Manifest:

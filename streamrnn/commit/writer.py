@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from streamrnn.context import Context, Pending
     from streamrnn.core import Core
     from streamrnn.core.frozen import Frozen
+    from streamrnn.core.segment import Chunks
     from streamrnn.pipeline import Parts
 
 _PART_BYTES = 16 << 20
@@ -60,11 +61,6 @@ class Freezing:
     anew: bool
     frozen: Frozen
 
-    @property
-    def kind(self) -> str:
-        """What its files are called."""
-        return "base" if self.anew else "delta"
-
 
 @dataclass
 class Making:
@@ -75,11 +71,102 @@ class Making:
     left: list[Freezing]
     segments: list[dict[str, Any]]
     parts: int = 0
+    bytes: int = 0
     last: bool = False
     """Whether all that is left to do has been handed over."""
 
 
-class Commits:
+@dataclass(frozen=True)
+class Made:
+    """A commit that was made: `bytes` were written for it, within `duration_s` from its moment on.
+
+    `events` were served up to that moment, in all runs together.
+    """
+
+    number: int
+    events: int
+    bytes: int
+    duration_s: float
+
+
+class Writer:
+    """Writes commits into a folder, in the order that is the promise. `keep` of them stay.
+
+    Which files lie there already is in `chain`.
+    """
+
+    def __init__(self, folder: Path, context: Context, chain: Chain, keep: int) -> None:
+        self.folder, self._chain, self._keep = folder, chain, keep
+        self._fs, self._clock = context.fs, context.clock
+        self._last_s = self._clock.monotonic()
+        self._stopped = False
+        """Whether the run has failed: what is being written must not be published any more."""
+        self.made: Made | None = None
+        """The last commit that was made."""
+
+    def write_part(self, making: Making, partition: str, anew: bool, part: Callable[[], Chunks]) -> None:
+        """Write a part of a partition's segment; a base takes the place of all segments before it."""
+        number, chunks = making.manifest["number"], part()
+        size = sum(map(len, chunks))
+        name = m.segment_name(number, "base" if anew else "delta", making.parts)
+        making.parts += 1
+        making.bytes += size
+        self._write(self.folder / name, chunks)
+        if anew:
+            making.segments = [
+                each
+                for each in making.segments
+                if m.partition_of(each) != partition or m.number_of(each) == number
+            ]
+        making.segments.append(
+            {"name": name, "bytes": size, "digest": m.digest(chunks), "partition": partition}
+        )
+
+    def write_manifest(self, making: Making) -> None:
+        """Write the manifest of a commit whose state is written, and publish it."""
+        number = making.manifest["number"]
+        outputs = {name: place() for name, place in making.places.items()}
+        encoded = m.encode({**making.manifest, "outputs": outputs, "segments": making.segments})
+        if not self._stopped:
+            self._chain.segments = making.segments
+            self._publish(number, encoded)
+            self._chain.kept[number] = {segment["name"] for segment in making.segments}
+            self._prune()
+            size, duration_s = making.bytes + len(encoded), self._clock.monotonic() - self._last_s
+            self.made = Made(number, making.manifest["events"], size, duration_s)
+
+    def _publish(self, number: int, data: bytes) -> None:
+        """Make the manifest the newest, once all that it names is on the disk under its name."""
+        unfinished = self.folder / m.UNFINISHED
+        self._write(unfinished, [data])
+        self._sync_folder()
+        self._fs.replace(unfinished, self.folder / m.commit_name(number))
+        self._sync_folder()
+
+    def _write(self, path: Path, chunks: Chunks) -> None:
+        with closing(self._fs.open_write(path, append=False)) as file:
+            for chunk in chunks:
+                self._fs.write(file, chunk)
+            self._sync(file)
+
+    def _sync(self, file: BinaryIO) -> None:
+        self._fs.sync(file)
+
+    def _sync_folder(self) -> None:
+        self._fs.sync_folder(self.folder)
+
+    def _prune(self) -> None:
+        """Remove what no commit needs that is kept; only once the newest one is on the disk."""
+        kept = self._chain.kept
+        for number in sorted(kept)[: -self._keep]:
+            del kept[number]
+        needed = {m.LOCK, *(m.commit_name(number) for number in kept)}.union(*kept.values())
+        for name in self._fs.names(self.folder):
+            if name not in needed and name.startswith(("commit", "state-")):
+                self._fs.remove(self.folder / name)
+
+
+class Commits(Writer):
     """The commits of one pipeline, one at a time. `fixed` is what every manifest says of the pipeline itself.
 
     A commit that fails raises, and none is made after it: what the disk holds is not known then.
@@ -95,27 +182,32 @@ class Commits:
         chain: Chain,
         lock: BinaryIO,
     ) -> None:
-        self.folder, self._config, self._parts, self._fixed = folder, config, parts, fixed
-        self._fs, self._clock, self._chain, self._lock = context.fs, context.clock, chain, lock
+        super().__init__(folder, context, chain, config.keep)
+        self._config, self._parts, self._fixed, self._lock = config, parts, fixed, lock
         self._aside = context.aside
-        self._last_s = self._clock.monotonic()
         self._last: object = None
         self._making: Making | None = None
         self._pending: Pending | None = None
-        self._stopped = False
-        """Whether the run has failed: what is being written must not be published any more."""
+        self.count = 0
+        """Commits that this run has made."""
+        self.longest_s = 0.0
+        """How long the stream stood still for them between two batches, at most."""
+        self.told: Callable[[Made], None] = lambda made: None
+        """Called for each, between two batches."""
 
     def turn(self, events: int = 0) -> None:
         """Begin a commit if the time has come, or go on with it; called after a batch of so many events.
 
         Raises `StateError` if it failed, as `commit` does.
         """
+        begun_s = self._clock.monotonic()
         if self._making is not None:
-            late = self._clock.monotonic() - self._last_s > self._config.every_s
+            late = begun_s - self._last_s > self._config.every_s
             rows = _PIECE_ROWS if late or not events else max(_LEAST_ROWS, min(events, _PIECE_ROWS))
             self._go_on(rows)
-        elif self._clock.monotonic() - self._last_s >= self._config.every_s:
+        elif begun_s - self._last_s >= self._config.every_s:
             self._begin()
+        self.longest_s = max(self.longest_s, self._clock.monotonic() - begun_s)
 
     def commit(self) -> None:
         """Commit, and wait until it is done."""
@@ -151,6 +243,7 @@ class Commits:
                 "number": self._chain.number,
                 "events": parts.shards.events,
                 "source": source,
+                "encode": parts.format.place() if isinstance(parts.format, Resumable) else None,
             },
             {name: _placing(part) for name, part in outputs.items()},
             [self._freeze(partition, core) for partition, core in parts.shards.items()],
@@ -178,14 +271,19 @@ class Commits:
         self._settle()
         if making.last:
             self._making = None
+            assert self.made is not None
+            self.count += 1
+            self.told(self.made)
         elif not making.left:
             making.last = True
-            self._pending = self._aside(partial(self._write_manifest, making))
+            self._pending = self._aside(partial(self.write_manifest, making))
         elif making.left[0].frozen.taken or making.left[0].frozen.bytes >= _PART_BYTES:
             first = making.left[0]
             if first.frozen.taken:
                 making.left.pop(0)
-            self._pending = self._aside(partial(self._write_part, making, first, first.frozen.part()))
+            self._pending = self._aside(
+                partial(self.write_part, making, first.partition, first.anew, first.frozen.part())
+            )
 
     def _settle(self) -> None:
         """Wait for what is being written."""
@@ -196,61 +294,6 @@ class Commits:
         except OSError as error:
             where = error.filename or self.folder
             raise StateError(f"checkpoint: {where}: cannot write: {error.strerror}") from error
-
-    def _write_part(self, making: Making, of: Freezing, encoded: Callable[[], bytes]) -> None:
-        """Write a part of a partition's segment; a base takes the place of all segments before it."""
-        number, data = making.manifest["number"], encoded()
-        name = m.segment_name(number, of.kind, making.parts)
-        making.parts += 1
-        self._write(self.folder / name, data)
-        if of.anew:
-            making.segments = [
-                each
-                for each in making.segments
-                if m.partition_of(each) != of.partition or m.number_of(each) == number
-            ]
-        making.segments.append(
-            {"name": name, "bytes": len(data), "digest": m.digest(data), "partition": of.partition}
-        )
-
-    def _write_manifest(self, making: Making) -> None:
-        number = making.manifest["number"]
-        outputs = {name: place() for name, place in making.places.items()}
-        encoded = m.encode({**making.manifest, "outputs": outputs, "segments": making.segments})
-        if not self._stopped:
-            self._chain.segments = making.segments
-            self._publish(number, encoded)
-            self._chain.kept[number] = {segment["name"] for segment in making.segments}
-            self._prune()
-
-    def _publish(self, number: int, data: bytes) -> None:
-        """Make the manifest the newest, once all that it names is on the disk under its name."""
-        unfinished = self.folder / m.UNFINISHED
-        self._write(unfinished, data)
-        self._sync_folder()
-        self._fs.replace(unfinished, self.folder / m.commit_name(number))
-        self._sync_folder()
-
-    def _write(self, path: Path, data: bytes) -> None:
-        with closing(self._fs.open_write(path, append=False)) as file:
-            self._fs.write(file, data)
-            self._sync(file)
-
-    def _sync(self, file: BinaryIO) -> None:
-        self._fs.sync(file)
-
-    def _sync_folder(self) -> None:
-        self._fs.sync_folder(self.folder)
-
-    def _prune(self) -> None:
-        """Remove what no commit needs that is kept; only once the newest one is on the disk."""
-        kept = self._chain.kept
-        for number in sorted(kept)[: -self._config.keep]:
-            del kept[number]
-        needed = {m.LOCK, *(m.commit_name(number) for number in kept)}.union(*kept.values())
-        for name in self._fs.names(self.folder):
-            if name not in needed and name.startswith(("commit", "state-")):
-                self._fs.remove(self.folder / name)
 
 
 def _placing(output: object) -> Callable[[], Place | None]:

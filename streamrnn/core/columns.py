@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from streamrnn.limits import INITIAL
+
 if TYPE_CHECKING:
     from streamrnn.events import Array, IntArray
 
@@ -18,11 +20,14 @@ BUILT_IN = {
     "reset_known": "bool",  # false after a mark, which has no time
     "reset_sequence": "int64",  # the first event after the last reset
     "reset_position": "int64",  # and its position
+    "reset_cause": "int64",  # cause bits of that reset; 0 in a segment that does not know the column
     "position": "int64",  # position of the last accepted event
     "epoch": "int64",  # the last reset of all keys that this row has seen
     "pending": "int64",  # cause bits of a reset that the next event finds done
     "fresh": "int8",  # how that reset leaves the state: 1 initial, 2 zeros
 }
+ADDED = {"reset_cause"}
+"""Columns that came after the first segments were written: where one lacks them they stay 0."""
 
 
 class Columns:
@@ -49,8 +54,31 @@ class Columns:
             array[rows] = None if array.dtype == object else 0
 
 
+def catch_up(columns: Mapping[str, Array], epochs: Mapping[int, int]) -> None:
+    """Apply to rows, in place, the resets of all keys since the last event of each; but not to their state.
+
+    `epochs` is the last such reset by its cause bits.
+    """
+    for bits, epoch in epochs.items():
+        stale = columns["epoch"] < epoch
+        columns["pending"][stale] |= bits
+        columns["fresh"][stale] = INITIAL
+        columns["reset_known"][stale] = False
+        columns["steps"][stale] = 0
+
+
 def picked(array: Array, rows: IntArray) -> Array:
     """A copy of some rows; of consecutive ones, several times as fast."""
-    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (rows[1:] > rows[:-1]).all():
-        return array[rows[0] : rows[-1] + 1].copy()
-    return array[rows]
+    return array[rows[0] : rows[-1] + 1].copy() if _consecutive(rows) else array[rows]
+
+
+def lay(array: Array, rows: IntArray, values: Array) -> None:
+    """The reverse: give some rows their values."""
+    if _consecutive(rows):
+        array[rows[0] : rows[-1] + 1] = values
+    else:
+        array[rows] = values
+
+
+def _consecutive(rows: IntArray) -> bool:
+    return len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1 and bool((rows[1:] > rows[:-1]).all())

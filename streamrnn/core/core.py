@@ -108,14 +108,11 @@ class Core:
 
     def freeze(self, base: bool) -> Frozen:
         """A snapshot, or a delta unless `base`, of this moment, to be taken while events are served."""
-        rows = self.store.dirty.rows(len(self.store.keys.names))
-        if base:
-            rows = np.flatnonzero(self.store.columns["sequence"] > 0)
-        return self.store.freeze(rows, base)
+        return self.store.freeze(base)
 
     def _at_once(self, frozen: Frozen) -> bytes:
         frozen.take_all()
-        return frozen.part()()
+        return b"".join(frozen.part()())
 
     def restore(self, segments: Iterable[bytes]) -> str | None:
         """Become what a snapshot and the deltas after it describe; for a core that has served nothing.
@@ -281,7 +278,7 @@ class Core:
     def _store_resets(
         self, plan: Plan, rows: IntArray, last: IntArray, numbers: IntArray, positions: IntArray
     ) -> None:
-        """When and where each row was reset last."""
+        """When, where and why each row was reset last."""
         bounds, now, columns = plan.bounds, plan.lives.now, self.store.columns
         start, after = plan.segment_start[last], bounds.after[last] != 0
         inside = ~after & (bounds.fresh[start] != 0)
@@ -296,6 +293,8 @@ class Core:
         where = np.where(after, last, start)
         columns["reset_sequence"][rows[changed]] = numbers[where[changed]]
         columns["reset_position"][rows[changed]] = positions[where[changed]]
+        why = np.where(after, bounds.after[last], bounds.cause[start])
+        columns["reset_cause"][rows[changed]] = why[changed]
 
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamrnn.core.columns import picked
-from streamrnn.core.segment import encode
+from streamrnn.core.segment import Chunks, encode, packed_objects
 
 if TYPE_CHECKING:
     from streamrnn.core.key_names import Packed
@@ -41,13 +41,14 @@ class Piece:
 
 
 class Frozen:
-    """The segment of `rows`, int64 [n] ascending. It comes in parts; each can be made on any thread."""
+    """The segment of the rows that `waits`, bool [rows in use], names; it is changed from here on.
 
-    def __init__(self, store: Store, rows: IntArray, header: Mapping[str, Any]) -> None:
-        self._store, self._rows, self._header = store, rows, header
+    It comes in parts, each of which can be made on any thread.
+    """
+
+    def __init__(self, store: Store, waits: BoolArray, header: Mapping[str, Any]) -> None:
+        self._store, self._waits, self._header = store, waits, header
         self._gone: Callable[[], Sequence[tuple[int, int]]] | None = store.keys.gone.frozen()
-        self._waits = np.zeros(len(store.keys.names), np.bool_)
-        self._waits[rows] = True
         self._next = self._parts = 0
         self._pieces: list[Piece] = []
         self.bytes = 0
@@ -56,7 +57,7 @@ class Frozen:
     @property
     def taken(self) -> bool:
         """Whether every row has been copied, so that the stream may change what it likes."""
-        return self._next >= len(self._rows)
+        return self._next >= len(self._waits)
 
     def before(self, rows: IntArray) -> None:
         """These rows, distinct ones, are about to change."""
@@ -64,22 +65,22 @@ class Frozen:
         self._copy(rows[self._waits[rows]])
 
     def take(self, count: int) -> None:
-        """Copy the next rows of those that wait."""
-        rows = self._rows[self._next : self._next + count]
+        """Go through so many more rows and copy those that wait."""
+        rows = np.flatnonzero(self._waits[self._next : self._next + count]) + self._next
         self._next += count
-        self._copy(rows[self._waits[rows]])
+        self._copy(rows)
 
     def take_all(self) -> None:
         """Copy all that wait."""
-        self.take(max(0, len(self._rows) - self._next))
+        self.take(max(0, len(self._waits) - self._next))
 
-    def part(self) -> Callable[[], bytes]:
-        """The rows copied since the last part, as a function that makes the bytes of them."""
+    def part(self) -> Callable[[], Chunks]:
+        """The rows copied since the last part, as a function that makes a file of them."""
         pieces, self._pieces, self.bytes = self._pieces, [], 0
         header = {**self._header, "part": self._parts}
         gone, self._gone = self._gone, None
         self._parts += 1
-        return partial(_encode, header, pieces, gone, self._empty())
+        return partial(encode_pieces, header, pieces, gone, self._empty())
 
     def _copy(self, rows: IntArray) -> None:
         if len(rows):
@@ -102,19 +103,35 @@ class Frozen:
         return self._piece(np.zeros(0, np.int64))
 
 
-def _encode(
+def encode_pieces(
     header: Mapping[str, Any],
     pieces: Sequence[Piece],
     gone: Callable[[], Sequence[tuple[int, int]]] | None,
     empty: Piece,
-) -> bytes:
+) -> Chunks:
+    """A part of a segment; `gone` gives hash and cause each, and stands in the first part.
+
+    `empty` tells the columns and tensors where there is no piece.
+    """
     pieces = pieces or [empty]
-    tensors = {
-        "rows": np.concatenate([piece.rows for piece in pieces]),
-        "live": np.concatenate([piece.live for piece in pieces]),
-        "key.bytes": np.concatenate([piece.keys.data for piece in pieces]),
-        "key.lengths": np.concatenate([piece.keys.lengths for piece in pieces]),
+    lengths = np.concatenate([piece.keys.lengths for piece in pieces])
+    tensors: dict[str, Sequence[Array]] = {
+        "rows": [piece.rows for piece in pieces],
+        "live": [piece.live for piece in pieces],
+        "key.bytes": [piece.keys.data for piece in pieces],
+        "key.offsets": [np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])],
     }
-    columns = {name: np.concatenate([piece.columns[name] for piece in pieces]) for name in empty.columns}
-    state = {name: np.concatenate([piece.state[name] for piece in pieces]) for name in empty.state}
-    return encode(header, tensors, columns, state, None if gone is None else gone())
+    if gone is not None:
+        names = gone()
+        tensors["gone.hash"] = [np.array([name for name, _ in names], np.uint64)]
+        tensors["gone.cause"] = [np.array([cause for _, cause in names], np.int64)]
+    for name, column in empty.columns.items():
+        columns = [piece.columns[name] for piece in pieces]
+        if column.dtype == object:
+            data, offsets = packed_objects(columns)
+            tensors |= {f"{name}.bytes": [data], f"{name}.offsets": [offsets]}
+        else:
+            tensors[f"column.{name}"] = columns
+    for name in empty.state:
+        tensors[f"state.{name}"] = [piece.state[name] for piece in pieces]
+    return encode(header, tensors)

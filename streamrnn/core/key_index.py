@@ -78,14 +78,14 @@ class KeyIndex:
         held = np.delete(np.arange(len(self._names)), self._names.free())
         if len(held) > _WIDE_FROM:
             self._wide = WideIndex(self._names)
-            self._wide.add(self._names.packed(held), held)
+            self._wide.fill(held)
         else:
             self._small = {str(self._names.key(row)): row for row in held.tolist()}
 
     def _widen(self) -> None:
         rows = np.fromiter(self._small.values(), np.int64, len(self._small))
         self._wide, self._small = WideIndex(self._names), {}
-        self._wide.add(self._names.packed(rows), rows)
+        self._wide.fill(rows)
 
 
 class WideIndex:
@@ -110,7 +110,7 @@ class WideIndex:
     def find(self, keys: Packed) -> IntArray:
         """The row of each key, int64 [n]; -1 where it has none."""
         rows = np.full(len(keys), -1, np.int64)
-        hashes = self._hashes(keys)
+        hashes = self._hash_all(keys)
         slots, tags = self._home(hashes), (hashes & np.uint64(_TAG)).astype(np.int64)
         open_ = np.arange(len(keys))
         while len(open_):
@@ -140,15 +140,19 @@ class WideIndex:
             slot = (slot + 1) & self._mask
         return missing
 
+    def fill(self, rows: IntArray) -> None:
+        """Index these rows, and nothing else, by the keys they hold."""
+        for start in range(0, len(rows), _CHUNK):  # what is in between stays in the caches
+            chunk = rows[start : start + _CHUNK]
+            self._set_hashes(chunk, self._names.packed(chunk))
+        self._lay(rows, 0)
+        self._live = len(rows)
+
     def add(self, keys: Packed, rows: IntArray) -> None:
         """Distinct keys that have no row get these."""
-        if int(rows.max(initial=-1)) >= len(self._hash):
-            hashes = np.zeros(max(int(rows.max()) + 1, 2 * len(self._hash)), np.uint64)
-            hashes[: len(self._hash)] = self._hash
-            self._hash = hashes
-        self._hash[rows] = self._hashes(keys)
+        self._set_hashes(rows, keys)
         if 2 * (self._filled + len(rows)) > self._mask + 1:
-            self._make_room(len(rows))
+            self._lay(self._table[self._table >= 0] & _ROW, len(rows))
         self._insert(rows)
         self._live += len(rows)
 
@@ -165,9 +169,15 @@ class WideIndex:
         self._shift, self._mask = 64 - bits, (1 << bits) - 1
         self._table = np.full(1 << bits, _EMPTY, np.int64)
 
-    def _make_room(self, more: int) -> None:
-        """A new table without what was removed, so large that more than half of it stays empty."""
-        rows = self._table[self._table >= 0] & _ROW
+    def _set_hashes(self, rows: IntArray, keys: Packed) -> None:
+        if int(rows.max(initial=-1)) >= len(self._hash):
+            hashes = np.zeros(max(int(rows.max()) + 1, 2 * len(self._hash)), np.uint64)
+            hashes[: len(self._hash)] = self._hash
+            self._hash = hashes
+        self._hash[rows] = self._hash_all(keys)
+
+    def _lay(self, rows: IntArray, more: int) -> None:
+        """A new table of these rows, at least half of it empty when `more` have come."""
         bits = max(_FIRST_BITS, (2 * (len(rows) + more)).bit_length())
         self._make(bits)
         self._filled = 0
@@ -201,11 +211,7 @@ class WideIndex:
     def _home(self, hashes: NDArray[np.uint64]) -> IntArray:
         return (hashes >> np.uint64(self._shift)).astype(np.int64)
 
-    def _hashes(self, keys: Packed) -> NDArray[np.uint64]:
-        parts = [keys.some(i, min(i + _CHUNK, len(keys))) for i in range(0, len(keys), _CHUNK)]
-        return np.concatenate([self._hash_part(part) for part in parts]) if parts else np.zeros(0, np.uint64)
-
-    def _hash_part(self, keys: Packed) -> NDArray[np.uint64]:
+    def _hash_all(self, keys: Packed) -> NDArray[np.uint64]:
         lengths = keys.lengths
         self._weigh(int(lengths.max(initial=0)))
         terms = np.zeros(len(keys.data) + 1, np.uint64)

@@ -60,14 +60,6 @@ class Packed:
         """The place of every byte in its key, int64 [len(data)]."""
         return np.arange(len(self.data)) - np.repeat(self.starts, self.lengths)
 
-    def some(self, start: int, stop: int) -> Packed:
-        """Consecutive keys; no byte is copied."""
-        if start >= stop:
-            return Packed(self.data[:0], self.starts[:0], self.ends[:0])
-        first = int(self.starts[start])
-        part = self.data[first : int(self.ends[stop - 1])]
-        return Packed(part, self.starts[start:stop] - first, self.ends[start:stop] - first)
-
     def where(self, wanted: BoolArray) -> Packed:
         """Those keys of which `wanted`, bool [n], says so."""
         return Packed.cut(self.data[np.repeat(wanted, self.lengths)], self.lengths[wanted])

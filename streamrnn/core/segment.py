@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamrnn.core.columns import ADDED, lay
 from streamrnn.core.key_names import Packed
 from streamrnn.errors import StateError
 from streamrnn.values import from_bytes, pack, to_bytes, unpack
@@ -24,30 +25,48 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-def encode(
-    header: Mapping[str, Any],
-    tensors: dict[str, Array],
-    columns: Mapping[str, Array],
-    state: Mapping[str, Array],
-    gone: Sequence[tuple[int, int]] | None,
-) -> bytes:
-    """The bytes of a segment, or of a part of one; `gone`, hash and cause each, stands in the first part."""
-    from safetensors.numpy import save
+Chunks = list[bytes | memoryview]
+"""Buffers that make a file when they are written one after the other."""
 
-    if gone is not None:
-        tensors["gone.hash"] = np.array([name for name, _ in gone], np.uint64)
-        tensors["gone.cause"] = np.array([cause for _, cause in gone], np.int64)
-    lengths = tensors.pop("key.lengths")
-    tensors["key.offsets"] = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    for name, column in columns.items():
-        if column.dtype == object:
-            packed = pack([to_bytes(value) for value in column])
-            tensors[f"{name}.bytes"], tensors[f"{name}.offsets"] = packed
-        else:
-            tensors[f"column.{name}"] = column
-    for name, array in state.items():
-        tensors[f"state.{name}"] = np.ascontiguousarray(array)
-    return save(tensors, metadata={"streamrnn": json.dumps(header, sort_keys=True)})
+_DTYPES = {"f4": "F32", "f8": "F64", "f2": "F16", "i8": "I64", "i4": "I32", "i2": "I16", "i1": "I8"} | {
+    "u8": "U64",
+    "u4": "U32",
+    "u2": "U16",
+    "u1": "U8",
+    "b1": "BOOL",
+}
+
+
+_NUMPY = {name: np.dtype(f"<{code}") for code, name in _DTYPES.items()}
+
+
+def encode(header: Mapping[str, Any], tensors: Mapping[str, Sequence[Array]]) -> Chunks:
+    """A segment, or a part of one. A tensor's arrays follow each other along the first axis.
+
+    The library that reads the format would need each tensor in one piece: two more copies of all state, made
+    while the stream waits for the interpreter.
+    """
+    described: dict[str, Any] = {"__metadata__": {"streamrnn": json.dumps(header, sort_keys=True)}}
+    chunks: Chunks = [b""]
+    position = 0
+    for name, arrays in tensors.items():
+        shape = [sum(map(len, arrays)), *arrays[0].shape[1:]]
+        size = sum(array.nbytes for array in arrays)
+        place = [position, position + size]
+        described[name] = {"dtype": _DTYPES[arrays[0].dtype.str[1:]], "shape": shape, "data_offsets": place}
+        position += size
+        chunks += [
+            np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in arrays if array.size
+        ]
+    text = json.dumps(described).encode()
+    text += b" " * (-len(text) % 8)
+    chunks[0] = struct.pack("<Q", len(text)) + text
+    return chunks
+
+
+def packed_objects(columns: Sequence[Array]) -> tuple[Array, IntArray]:
+    """A column of objects as bytes and int64 [n + 1] offsets."""
+    return pack([to_bytes(value) for column in columns for value in column])
 
 
 def read(store: Store, segments: Iterable[bytes]) -> str | None:
@@ -94,17 +113,20 @@ def header_of(store: Store, base: bool) -> dict[str, Any]:
 
 
 def parse(blob: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Header and tensors of a segment. Raises `StateError` if it cannot be read."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
+    """Header and tensors of a segment; they are views. Raises `StateError` if it cannot be read."""
     try:
-        tensors = load(blob)
         (size,) = struct.unpack_from("<Q", blob)
-        header = json.loads(blob[8 : 8 + size])["__metadata__"]["streamrnn"]
-        return json.loads(header), tensors
-    except (SafetensorError, KeyError, ValueError, struct.error) as error:
+        described = json.loads(blob[8 : 8 + size])
+        header = json.loads(described.pop("__metadata__")["streamrnn"])
+        return header, {name: _view(blob, 8 + size, of) for name, of in described.items()}
+    except (KeyError, TypeError, ValueError, struct.error) as error:
         raise StateError(f"a segment of state cannot be read: {error}") from error
+
+
+def _view(blob: bytes, start: int, described: Mapping[str, Any]) -> Array:
+    first, last = described["data_offsets"]
+    data = np.frombuffer(blob, np.uint8)[start + first : start + last]
+    return data.view(_NUMPY[described["dtype"]]).reshape(described["shape"])
 
 
 def _check(store: Store, header: Mapping[str, Any], number: int) -> str | None:
@@ -141,7 +163,7 @@ def _lay(store: Store, rows: IntArray, tensors: Mapping[str, Array]) -> None:
         if column.dtype == object:
             values = unpack(tensors[f"{name}.bytes"], tensors[f"{name}.offsets"])
             column[rows] = [from_bytes(value) for value in values]
-        else:
-            column[rows] = tensors[f"column.{name}"]
+        elif name not in ADDED or f"column.{name}" in tensors:
+            lay(column, rows, tensors[f"column.{name}"])
     prefix = "state."
     store.slab.write(rows, {n[len(prefix) :]: a for n, a in tensors.items() if n.startswith(prefix)})

@@ -132,6 +132,7 @@ class SingleServer:
         if event.fresh or after:
             column["reset_time"][row] = event.now if after else event.since
             column["reset_sequence"][row], column["reset_position"][row] = store.sequence, position
+            column["reset_cause"][row] = after or event.cause
         column["sequence"][row], column["position"][row] = store.sequence, position
         column["last_time"][row], column["steps"][row] = event.now, event.steps + 1
         column["reset_known"][row], column["fresh"][row] = True, 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamrnn.backend import FirstInput, StateSpec, StateTensor
-from streamrnn.core.columns import picked
+from streamrnn.core.columns import lay, picked
 from streamrnn.limits import INITIAL
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class HostSlab:
     def write(self, rows: IntArray, tensors: Mapping[str, Array]) -> None:
         """See `Slab.write`."""
         for name, array in self._arrays.items():
-            array[rows] = tensors[name]
+            lay(array, rows, tensors[name])
 
     def grow(self, capacity: int) -> None:
         """See `Slab.grow`."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from streamrnn.core import segment
 from streamrnn.core.boundaries import Carried
-from streamrnn.core.columns import BUILT_IN, Columns
+from streamrnn.core.columns import BUILT_IN, Columns, catch_up
 from streamrnn.core.frozen import Frozen
 from streamrnn.core.keys import KeyTable
 from streamrnn.core.slab import HostSlab
@@ -18,7 +18,7 @@ from streamrnn.limits import EXPIRED, INITIAL, Limits, cause_names
 if TYPE_CHECKING:
     from streamrnn.backend import Backend, Slab
     from streamrnn.core.links import Links
-    from streamrnn.events import IntArray
+    from streamrnn.events import BoolArray, IntArray
     from streamrnn.rules import ResetRule
 
 _FIRST_CAPACITY = 1024
@@ -42,11 +42,9 @@ class Dirty:
         """These rows changed."""
         self._flags[rows // _ROWS_PER_FLAG] = True
 
-    def rows(self, used: int) -> IntArray:
-        """All rows of touched blocks, below `used`."""
-        blocks = np.flatnonzero(self._flags)
-        rows = (blocks[:, None] * _ROWS_PER_FLAG + np.arange(_ROWS_PER_FLAG)).ravel()
-        return rows[rows < used]
+    def rows(self, used: int) -> BoolArray:
+        """Whether a row lies in a touched block, bool [used]."""
+        return np.repeat(self._flags, _ROWS_PER_FLAG)[:used]
 
     def clear(self) -> None:
         """Everything is written."""
@@ -91,11 +89,13 @@ class Store:
                 self._frozen = self.keys.changing = None
         self.dirty.touch(rows)
 
-    def freeze(self, rows: IntArray, base: bool) -> Frozen:
-        """A segment of these rows of this moment; all rows count as unchanged from now on."""
+    def freeze(self, base: bool) -> Frozen:
+        """A segment of this moment, of all keys or of what changed; then all count as unchanged."""
         if self._frozen is not None:
             self._frozen.take_all()
-        self._frozen = Frozen(self, rows, segment.header_of(self, base))
+        used = len(self.keys.names)
+        waits = self.columns["sequence"][:used] > 0 if base else self.dirty.rows(used)
+        self._frozen = Frozen(self, waits, segment.header_of(self, base))
         self.keys.changing = self._frozen.before
         self.dirty.clear()
         return self._frozen
@@ -116,12 +116,7 @@ class Store:
     def carried(self, links: Links) -> Carried:
         """Columns of a batch's rows, with resets of all keys since a row's last event applied."""
         column = {name: array[links.rows] for name, array in self.columns.arrays.items()}
-        for bits, epoch in self.epochs.items():
-            stale = column["epoch"] < epoch
-            column["pending"][stale] |= bits
-            column["fresh"][stale] = INITIAL
-            column["reset_known"][stale] = False
-            column["steps"][stale] = 0
+        catch_up(column, self.epochs)
         return Carried(
             column["steps"],
             column["reset_time"],

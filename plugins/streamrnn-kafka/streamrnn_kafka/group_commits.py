@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from streamrnn.commit.recovery import refuse_other
+from streamrnn.commit.writer import Made
 from streamrnn.errors import StateError
 from streamrnn.ports import Resumable
 
@@ -59,7 +60,7 @@ class GroupCommits:
     def __init__(
         self, folder: Path, config: Checkpoint, parts: Parts, context: Context, fixed: Mapping[str, Any]
     ) -> None:
-        self._folder, self._config, self._parts, self._context = folder, config, parts, context
+        self.folder, self._config, self._parts, self._context = folder, config, parts, context
         self._fs, self._clock, self._fixed = context.fs, context.clock, fixed
         source: Any = parts.source
         self._source: KafkaSource = source
@@ -72,6 +73,9 @@ class GroupCommits:
         self._lost: dict[int, float] = {}
         """Partitions that another has taken over before the group said so, and since when."""
         self._last_s = self._clock.monotonic()
+        self.told: Callable[[Made], None] = lambda made: None
+        self.made: Made | None = None
+        self.count = self._bytes = 0
         self.longest_s = 0.0
         """How long the stream stood still for a commit, at most."""
 
@@ -140,6 +144,7 @@ class GroupCommits:
             return set()
         if isinstance(self._parts.rejects, Resumable):
             self._parts.rejects.place()
+        self._bytes, began_s = 0, self._clock.monotonic()
         notes = {number: (offset, self._save(number, offset)) for number, offset in moved.items()}
         if self._transactions is not None:
             lost = self._transactions.commit(self._group, notes)
@@ -150,6 +155,10 @@ class GroupCommits:
         for number in moved.keys() - lost:
             self._committed[number] = moved[number]
             self._prune(number, moved[number])
+        self.count += 1
+        took_s = self._clock.monotonic() - began_s
+        self.made = Made(self.count, self._parts.shards.events, self._bytes, took_s)
+        self.told(self.made)
         return lost
 
     def _forget(self, partitions: Sequence[int]) -> None:
@@ -168,7 +177,8 @@ class GroupCommits:
         encoded = json.dumps({**head, "offset": offset}, sort_keys=True).encode()
         data = encoded + b"\n" + core.snapshot()
         digest = blake2b(data, digest_size=32).hexdigest()
-        folder = self._folder / self._name(number)
+        self._bytes += len(data)
+        folder = self.folder / self._name(number)
         path = folder / f"{offset:020d}-{digest[:16]}.state"
         unfinished = path.with_suffix(f".{self._context.rng.getrandbits(64):016x}.tmp")
         try:
@@ -193,7 +203,7 @@ class GroupCommits:
                 "version (its offsets were reset, or another program has committed it); take another group, "
                 "or delete this one's offsets to begin anew"
             )
-        path = self._folder / name / f"{offset:020d}-{found[2][:16]}.state"
+        path = self.folder / name / f"{offset:020d}-{found[2][:16]}.state"
         try:
             data = self._fs.read_bytes(path)
         except FileNotFoundError as error:
@@ -205,7 +215,7 @@ class GroupCommits:
             raise StateError(f"{path}: its {len(data)} bytes do not match their digest")
         head, _, segment = data.partition(b"\n")
         was = json.loads(head)
-        refuse_other(self._folder, was["pipeline"], self._fixed["pipeline"])
+        refuse_other(self.folder, was["pipeline"], self._fixed["pipeline"])
         if note := self._parts.shards.at(name).restore([segment]) or "":
             self._context.log.warning("%s", note)
 
@@ -214,7 +224,7 @@ class GroupCommits:
 
         What lies behind it may be another's, who has taken the partition over while this member slept.
         """
-        folder = self._folder / self._name(number)
+        folder = self.folder / self._name(number)
         names = [name for name in self._fs.names(folder) if _FILE.fullmatch(name)]
         older = [name for name in names if int(name[:20]) < offset]
         with suppress(OSError):  # whoever comes next will

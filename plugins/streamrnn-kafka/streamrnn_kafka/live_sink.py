@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _BATCH_BYTES = 1 << 19
 """Size of a batch: brokers take up to twice as much, unless they are told otherwise."""
+_STOP_S = 5
 _MOST_UNDER_WAY = 64
 """Batches that are sent and not answered yet, beyond which the pipeline waits."""
 FENCED = (ProducerFenced, InvalidProducerEpoch, IllegalOperation)
@@ -92,10 +93,10 @@ class Producer:
         # Whoever is fenced cannot abort, and need not: the other has. The client says so in many ways.
         with suppress(Exception):
             if self.in_transaction:
-                await self.client.abort_transaction()
+                await asyncio.wait_for(self.client.abort_transaction(), _STOP_S)
         self.in_transaction = False
         with suppress(Exception):
-            await self.client.stop()
+            await asyncio.wait_for(self.client.stop(), _STOP_S)
 
     async def _send_batch(self, batch: Any, partition: int) -> None:
         batch.close()

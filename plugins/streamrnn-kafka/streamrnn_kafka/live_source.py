@@ -75,6 +75,12 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         """After that."""
         await self._ask("assigned", assigned)
 
+    async def close(self) -> None:
+        """Let the group go on without an answer; on its own thread, so that no request comes in between."""
+        self.closing = True
+        while not self.requests.empty():
+            self.requests.get().done.set_result(None)
+
     async def _ask(self, what: str, partitions: Iterable[TopicPartition]) -> None:
         numbers = sorted(each.partition for each in partitions)
         if numbers and not self.closing:
@@ -167,8 +173,8 @@ class KafkaSource:
         """See `Source.close`; a group is left, so that others need not wait."""
         if self._closed:
             return
-        self._closed = self._listener.closing = True
-        self._release()
+        self._closed = True
+        self.thread.call(self._listener.close())
         try:
             with _told():
                 self.thread.call(self._stop())
@@ -330,12 +336,6 @@ class KafkaSource:
             for number in numbers:
                 self._next.pop(number, None)
             self._pieces = deque(piece for piece in self._pieces if piece[0] in self._next)
-
-    def _release(self) -> None:
-        """Let the group go on without an answer."""
-        while not self._listener.requests.empty():
-            request = self._listener.requests.get()
-            self.thread.loop.call_soon_threadsafe(request.done.set_result, None)
 
     def _take(self, found: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
         """Keep what was fetched of partitions that are ours by now, from where they go on."""

@@ -9,6 +9,8 @@ from threading import Thread
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_PATIENCE_S = 2
+"""How long tasks of the client may take to notice that they are cancelled."""
 
 
 class LoopThread:
@@ -45,4 +47,5 @@ async def _cancel_others() -> None:
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    if others:
+        await asyncio.wait(others, timeout=_PATIENCE_S)

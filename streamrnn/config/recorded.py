@@ -1,0 +1,41 @@
+"""A pipeline with recorded data in place of its source."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamrnn.config.spec import Chosen, PipelineSpec
+from streamrnn.errors import ConfigError, Finding
+
+if TYPE_CHECKING:
+    from streamrnn.registry import Registry
+
+
+def recorded(
+    spec: PipelineSpec, registry: Registry, paths: tuple[str, ...], follows: bool = True
+) -> PipelineSpec:
+    """The pipeline with files as its source; with its own if none are given, which must end.
+
+    Unless `follows`, files that are followed are read as far as they go now. Raises `ConfigError` for a
+    source without an end.
+    """
+    if paths:
+        component = registry.find("source", "file")
+        assert component is not None
+        options = component.config.model_validate({"path": [_literal(path) for path in paths]})
+        return replace(spec, source=Chosen(component, options, ("source",)))
+    if not follows and spec.source.component.name == "file":
+        options = spec.source.options.model_copy(update={"follow": False, "start": "start"})
+        return replace(spec, source=replace(spec.source, options=options))
+    if spec.source.component.name == "socket" or getattr(spec.source.options, "follow", False):
+        text = "expected data that ends; name some with --input"
+        mark = spec.tree.mark(("source",))
+        raise ConfigError([Finding(spec.tree.file, *mark, "source", text)])
+    return spec
+
+
+def _literal(path: str) -> str:
+    """A path as the file source reads it, whatever the pipeline's folder; `[` begins a pattern there."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in str(Path(path).absolute()))

@@ -1,0 +1,102 @@
+"""Where a replay begins: with nothing, or with a commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamrnn.commit import manifest as m
+from streamrnn.commit import recovery
+from streamrnn.commit.exports import meaning_of, mismatch
+from streamrnn.commit.job import described, model_of, restore
+from streamrnn.errors import SourceError, StateError
+from streamrnn.ports import Resumable
+
+if TYPE_CHECKING:
+    from streamrnn.config.spec import PipelineSpec
+    from streamrnn.context import Context
+    from streamrnn.pipeline import Parts
+    from streamrnn.ports import Place
+
+
+@dataclass
+class Beginning:
+    """A commit: the folder that it is in, and what it says."""
+
+    folder: Path
+    manifest: m.Manifest
+
+    @property
+    def output(self) -> Place | None:
+        """How long the outputs were, and what they ended with; None if the sink does not keep them."""
+        place: Place | None = self.manifest["outputs"]["sink"]
+        return place
+
+    def __str__(self) -> str:
+        return f"commit {self.manifest['number']} of {self.manifest['events']} events"
+
+
+def read_commit(path: Path, context: Context) -> Beginning:
+    """The newest commit of a folder, or the one whose file is named. Raises `StateError` if it is broken."""
+    is_file = path.suffix == ".json"
+    folder = path.parent if is_file else path
+    numbers = m.commit_numbers([path.name] if is_file else context.fs.names(path))
+    if not numbers:
+        raise StateError(
+            f"{path}: expected the folder of a pipeline's commits, or the file commit-NUMBER.json of one"
+        )
+    try:
+        return Beginning(folder, recovery.read_manifest(context.fs, folder, numbers[0]))
+    except m.BrokenError as error:
+        raise StateError(f"{folder / m.commit_name(numbers[0])}: {error}") from error
+
+
+def begin(beginning: Beginning, parts: Parts, spec: PipelineSpec, context: Context) -> None:
+    """Fill the pipeline's cores, and let its source go on where the commit left it.
+
+    `spec` is the pipeline with its own source. Raises `StateError` if the state is of another pipeline,
+    `SourceError` if the data is not what the commit was reading.
+    """
+    manifest = beginning.manifest
+    now = meaning_of({"pipeline": described(spec), "model": model_of(parts)})
+    if lines := mismatch(meaning_of(manifest), now):
+        told = f"{beginning} in {beginning.folder} is of another pipeline:"
+        raise StateError("\n".join([told, *lines, "leave the commit out to begin with nothing"]))
+    try:
+        segments = recovery.segments_of(context.fs, beginning.folder, manifest)
+        notes = restore(parts, segments, beginning.folder)
+    except m.BrokenError as error:
+        raise StateError(f"{beginning} in {beginning.folder}: {error}") from error
+    for note in notes:
+        context.log.warning("%s", note)
+    if manifest.get("encode") is not None and isinstance(parts.format, Resumable):
+        parts.format.resume(manifest["encode"])
+    place = manifest["source"]
+    if place is None or not isinstance(parts.source, Resumable):
+        context.log.warning(
+            "the source of %s could be read only once: the recorded data must begin with what came after it",
+            beginning,
+        )
+        return
+    parts.source.resume(_renamed(place, parts.source.place(), spec.source.component.name))
+
+
+def _renamed(place: Place, here: Place | None, source: str) -> Place:
+    """The place among files that may have other names here, in the same order, or held standard input."""
+    if here is None or "files" not in here:
+        return place
+    files = here["files"]
+    if "files" in place and len(files) == len(place["files"]):
+        return {**place, "files": files}
+    if source == "stdin" and len(files) == 1 and place.get("began") == 0:
+        return {
+            "files": files,
+            "index": int(place["ended"]),
+            "before": place["before"],
+            "framer": place["framer"],
+        }
+    names = ", ".join(place.get("files", ["a part of standard input"]))
+    raise SourceError(
+        f"the commit was reading {names}; found {', '.join(files)}: name all of them, in that order"
+    )

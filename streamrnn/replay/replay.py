@@ -1,0 +1,94 @@
+"""A pipeline that serves recorded data and writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from streamrnn.build import build_pipeline
+from streamrnn.context import ManualClock
+from streamrnn.events import Block, Mark, Origin
+from streamrnn.pipeline import Parts, Served, serve
+from streamrnn.ports import EndOfStream
+from streamrnn.replay.until import Until, head
+
+if TYPE_CHECKING:
+    from streamrnn.config.spec import PipelineSpec
+    from streamrnn.context import Context
+    from streamrnn.events import OutBlock
+    from streamrnn.registry import Registry
+
+_NO_MARKS = ("stdin", "socket")
+"""Sources of which the end of a file that recorded them is none of their own."""
+
+
+@dataclass
+class Replay:
+    """Iterate to serve block after block, up to and with the event that `until` names.
+
+    `parts` are those of the pipeline but for the sink and the file of refused events; between two blocks the
+    state of its keys is in `parts.shards`. `limit` bounds the events of a block: with 1 every step is seen.
+    """
+
+    parts: Parts
+    source_name: str
+    keeps_marks: bool
+    until: Until | None = None
+    limit: int | None = None
+
+    def __iter__(self) -> Iterator[Served]:
+        while not self._is_over:
+            try:
+                found = self.parts.source.read(self.limit or self.parts.max_batch_events, 0)
+            except EndOfStream:
+                return
+            if isinstance(found, Mark):
+                self._mark(found)
+            elif found:
+                yield from self._serve(found)
+
+    def close(self) -> None:
+        """Give the model and the recorded data back."""
+        with ExitStack() as closing:
+            closing.callback(self.parts.source.close)
+            closing.callback(self.parts.backend.close)
+
+    @property
+    def _is_over(self) -> bool:
+        return self.until is not None and self.until.reached
+
+    def _mark(self, mark: Mark) -> None:
+        if self.until is not None:
+            self.until.left(mark.origin)
+        if self.keeps_marks and not self._is_over:
+            self.parts.shards.mark(mark)
+
+    def _serve(self, block: Block) -> Iterator[Served]:
+        count = len(block) if self.until is None else self.until.cut(block, self.parts)
+        # Limits on time go by the kind of source; the commit knows it under the name it had.
+        block.origin = Origin(self.source_name, block.origin.partition)
+        if count:
+            yield serve(self.parts, block if count == len(block) else head(block, count))
+
+
+def build_replay(spec: PipelineSpec, registry: Registry, context: Context, original: PipelineSpec) -> Replay:
+    """The pipeline `spec`, whose source is recorded data, as a replay of `original`, whose source was live.
+
+    Raises what `build_pipeline` raises.
+    """
+    alone = replace(spec, file=spec.file.model_copy(update={"dead_letter": None}))
+    context = replace(context, clock=ManualClock())
+    parts = build_pipeline(alone, registry, context, sink=_Nowhere()).parts
+    name, options = original.source.component.name, original.source.options
+    keeps_marks = name not in _NO_MARKS and not getattr(options, "follow", False)
+    return Replay(parts, name, keeps_marks)
+
+
+class _Nowhere:
+    """A sink of nothing: outputs are compared on their way."""
+
+    def write(self, block: OutBlock) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
