@@ -273,6 +273,7 @@ def _chain(steps: list[Feature]) -> Any:
     return then
 
 
+<<<<<<< HEAD
 def _decode(
     codec: Codec, spec: PipelineSpec, stage: EventStage, source: Source
 ) -> Callable[[Block], Columns]:
@@ -304,6 +305,40 @@ def _supplied(spec: PipelineSpec, source: Source, paths: Sequence[str]) -> tuple
         return ()
     with _told_at(spec.source.path):
         return tuple(supply(tuple(dict.fromkeys(paths))))
+=======
+def _decode(codec: Codec, spec: PipelineSpec, stage: EventStage) -> Callable[[Block], Columns]:
+    """From blocks to fields; those that the source gives itself, a record that is given for a test holds."""
+    include = spec.file.encode.include
+    given = set(getattr(spec.source.options, "record_fields", ())) & {*stage.fields, *include}
+    whole = _decoder(codec, spec, stage, frozenset())
+    if not given:
+        return whole
+    partly = _decoder(codec, spec, stage, frozenset(given))
+
+    def decode(block: Block) -> Columns:
+        if not block.fields:
+            return whole(block)
+        columns = partly(block)
+        columns.fields |= {path: block.fields[path] for path in given}
+        return columns
+
+    return decode
+
+
+def _decoder(
+    codec: Codec, spec: PipelineSpec, stage: EventStage, without: frozenset[str]
+) -> Callable[[Block], Columns]:
+    """A decoder of all fields but some; as arrays of numbers, where they are nothing else."""
+    fields = [path for path in stage.fields if path not in without]
+    include = [path for path in spec.file.encode.include if path not in without]
+    verbatim = tuple(path for path in include if path not in fields)
+    if decoder := getattr(codec, "array_decoder", None):
+        arrays = {
+            path: shape for path, shape in stage.arrays.items() if path not in include and path not in without
+        }
+        return decoder(fields, verbatim, arrays)  # type: ignore[no-any-return]
+    return codec.decoder(fields, verbatim)
+>>>>>>> main
 
 
 def _framing(codec: Codec, max_record_bytes: int) -> Any:

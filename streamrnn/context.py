@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import select
+import selectors
 import socket
 import stat
 import time
@@ -30,10 +31,14 @@ _BACKLOG = 1024
 
 
 class Clock(Protocol):
-    """Time for progress and rate limits; never for the rules, which use the events' own."""
+    """Time for progress, rate limits and what is logged; never for the rules, which use the events' own."""
 
     def monotonic(self) -> float:
         """Seconds since some moment."""
+        ...
+
+    def wall_us(self) -> int:
+        """Microseconds since 1970; may jump either way. For what is written down, never for waiting."""
         ...
 
     def sleep(self, seconds: float) -> None:
@@ -47,6 +52,10 @@ class SystemClock:
     def monotonic(self) -> float:
         """Seconds since the machine started."""
         return time.monotonic()
+
+    def wall_us(self) -> int:
+        """The machine's idea of the date."""
+        return time.time_ns() // 1000
 
     def sleep(self, seconds: float) -> None:
         """Wait; a signal's handler runs meanwhile."""
@@ -62,6 +71,10 @@ class ManualClock:
     def monotonic(self) -> float:
         """The seconds it was set to."""
         return self.now_s
+
+    def wall_us(self) -> int:
+        """The same seconds, as if it had been set in 1970."""
+        return int(self.now_s * 1_000_000)
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
@@ -103,6 +116,16 @@ class FileSystem:
     def open_read(self, path: Path) -> BinaryIO:
         """A file to read bytes from, unbuffered."""
         return open(path, "rb", buffering=0)
+
+    def open_pipe(self, path: Path) -> BinaryIO:
+        """What is no regular file, to read from, unbuffered; nobody need write to it yet."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(descriptor, True)
+        return open(descriptor, "rb", buffering=0)
+
+    def is_ready(self, file: BinaryIO, wait_ms: int) -> bool:
+        """Whether a read of a pipe would give something, or its end, within so many milliseconds."""
+        return bool(select.select([file], [], [], wait_ms / 1000)[0])
 
     def open_write(self, path: Path, append: bool) -> BinaryIO:
         """A file to write bytes to, unbuffered, made if absent."""
@@ -199,6 +222,10 @@ class FileSystem:
 
 class Net:
     """The sockets of this machine. All that a pipeline listens at is opened by one of these."""
+
+    def selector(self) -> selectors.BaseSelector:
+        """What waits for sockets."""
+        return selectors.DefaultSelector()
 
     def listen_tcp(self, host: str, port: int) -> socket.socket:
         """A socket that takes connections at a host's first address; port 0 is any that is free."""
@@ -313,6 +340,8 @@ class Context:
     """Whether the pipeline's file says `trust: code`: only then may a model be more than data."""
     resuming: bool = False
     """Whether the outputs of an earlier run are gone on with: what is there must not be emptied."""
+    commits_kept: int = 0
+    """How many commits stay of a pipeline with `checkpoint`; 0 without."""
     aside: Callable[[Callable[[], None]], Pending] = field(default_factory=Thread)
     """Begins work that the stream need not wait for."""
     stdin: Stream = field(default_factory=lambda: DescriptorStream(0))

@@ -29,6 +29,8 @@ class OutputFile:
         """Whether the file's name is on the disk as well as what it holds."""
         self._compared: int | None = None
         """Up to where the bytes that are there were made again; None once all of them were."""
+        self.cut_bytes: int | None = None
+        """How much `resume` took away; None if it did not, as for a pipe."""
         try:
             fs.make_parents(path)
             self.file: BinaryIO = fs.open_write(path, append=append)
@@ -89,6 +91,7 @@ class OutputFile:
             if again:
                 self._compared = place["bytes"]
             else:
+                self.cut_bytes = self._fs.status_of(self.file).st_size - place["bytes"]
                 self._fs.truncate(self.file, place["bytes"])
         except OSError as error:
             raise self._failure("cannot cut to its last commit", error) from error
@@ -107,13 +110,18 @@ class OutputFile:
         with closing(self._fs.open_read(self._path)) as there:
             known = self._fs.read_at(there, start, len(data))
         if known != data[: len(known)]:
-            raise SinkError(
-                f"{self._told}: the bytes from byte {start} on are not what the events give that were served "
-                "again after a commit was found broken, and somebody may have read them; move the file away, "
-                f"or cut it to {start} bytes if nobody did"
-            )
+            raise other_bytes(self._told, start)
         self._compared = start + len(data) if len(known) == len(data) else None
         return data[len(known) :]
 
     def _failure(self, what: str, error: OSError) -> SinkError:
         return SinkError(f"{self._told}: {what}: {error.strerror}")
+
+
+def other_bytes(told: str, start: int) -> SinkError:
+    """Why a file is not gone on with that is to be made again from byte `start` on."""
+    return SinkError(
+        f"{told}: the bytes from byte {start} on are not what the events give that were served again after a "
+        "commit was found broken, and somebody may have read them; move the file away, or cut it to "
+        f"{start} bytes if nobody did"
+    )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+<<<<<<< HEAD
 from typing import TYPE_CHECKING, Protocol
+=======
+from typing import TYPE_CHECKING, Literal
+>>>>>>> main
 
 from streamrnn.encode import Answered, EncodeStage
 from streamrnn.event import EventStage
@@ -91,7 +95,15 @@ class Pipeline:
         """Marks to handle before the next read; may be appended to from another thread."""
         self._idle: Callable[[], None] = getattr(parts.sink, "idle", lambda: None)
         """Lets a sink go on with what its readers did not take at once."""
+<<<<<<< HEAD
         self._commits: Committer | None = None
+=======
+        self._commits: Commits | None = None
+        self.went_on = ""
+        """Which commit it went on from, and what is replayed, in words."""
+        self.doing: Literal["read", "serve", "write", "commit", "close"] = "read"
+        """What is under way, for whoever waits for the end of it; may be read from another thread."""
+>>>>>>> main
         self._closed = False
 
     @property
@@ -112,13 +124,22 @@ class Pipeline:
         """Read what has arrived and serve it, commit if it is time; None once the source has ended."""
         report = self._turn(wait_ms)
         if self.commits is not None and report is not None:
+            self.doing = "commit"
             self.commits.turn(report.events)
         return report
+
+    def stop(self) -> Iterator[Report]:
+        """Read no more from outside, and serve what the source has taken from there already."""
+        if stop := getattr(self.parts.source, "stop", None):
+            stop()
+            while (report := self.run_once(wait_ms=0)) is not None:
+                yield report
 
     def _turn(self, wait_ms: int) -> Report | None:
         parts = self.parts
         while self.commands:
             parts.shards.mark(self.commands.popleft())
+        self.doing = "read"
         try:
             block = parts.source.read(parts.max_batch_events, wait_ms)
         except EndOfStream:
@@ -132,7 +153,9 @@ class Pipeline:
         return Report(live_keys=len(parts.shards))
 
     def _serve(self, block: Block) -> Report:
+        self.doing = "serve"
         served = serve(self.parts, block)
+        self.doing = "write"
         self.parts.sink.write(served.out)
         report = Report(len(block), len(served.out), len(self.parts.shards), served.out.rejected)
         self._report(block, report)
@@ -160,9 +183,12 @@ class Pipeline:
                 closing.callback(self.commits.close)
             for part in (parts.backend, parts.rejects, parts.sink, parts.source):
                 closing.callback(part.close)
+            closing.callback(setattr, self, "doing", "close")
             if error is None:
+                self.doing = "write"
                 parts.sink.flush()
                 if self.commits is not None:
+                    self.doing = "commit"
                     self.commits.commit()
 
     def _observe(self, hook: str, **told: object) -> None:
@@ -206,6 +232,8 @@ def run(pipeline: Pipeline, stopping: Callable[[], bool], told: Callable[[Report
             report = pipeline.run_once()
             if report is None:
                 return
+            told(report)
+        for report in pipeline.stop():
             told(report)
     except BaseException as caught:
         error = caught

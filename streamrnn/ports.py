@@ -43,6 +43,19 @@ class Resumable(Protocol):
         ...
 
 
+@runtime_checkable
+class Committing(Protocol):
+    """A source or sink that is told of commits."""
+
+    def committed(self, place: Place, oldest: Place | None) -> None:
+        """A commit with this place of it is on the disk; what lies before `oldest` is not asked for any more.
+
+        Called after each commit and when a run goes on from one, but not while outputs are made again after a
+        commit was found broken; on whichever thread wrote it, while `read` and `write` may go on.
+        """
+        ...
+
+
 class Framer(Protocol):
     """Finds records in a stream of bytes; one per connection or file, since it remembers half a record."""
 
@@ -101,10 +114,17 @@ class Source(Protocol):
     """Where records come from. `read` is called on one thread until it raises EndOfStream, then `close`.
 
     One that has connections may offer `answer(connection, data) -> bool`: bytes for the client that
+<<<<<<< HEAD
     `Block.connection` numbers, false if it has left. With `partitioned = True`, keys, limits and largest
     times are a partition's own. One that knows of its records what is not in them may offer
     `supply(paths) -> paths`: it is told once, before the first read, what the pipeline looks at, and answers
     which of it stands in `Block.fields`; the codec is not asked for those.
+=======
+    `Block.connection` numbers, false if it has left. One that cannot read again what it was given may offer
+    `stop()`, called once when a run is to end early: from then on nothing is taken from outside, and `read`
+    gives what was taken before, whole records only, and then raises EndOfStream. With
+    `partitioned = True`, keys, limits and largest times are a partition's own.
+>>>>>>> main
     """
 
     def read(self, limit: int, wait_ms: int) -> Block | Mark | None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from streamrnn.context import FileSystem
     from streamrnn.ports import Place
 
@@ -17,9 +19,13 @@ _LOOKED_AT = 4096
 def prefix_of(fs: FileSystem, path: Path, length: int | None) -> Place:
     """The first `length` bytes of a file, all if None, as their number and a hash of the last of them."""
     with closing(fs.open_read(path)) as file:
-        length = fs.status_of(file).st_size if length is None else length
-        start = max(0, length - _LOOKED_AT)
-        last = fs.read_at(file, start, length - start)
+        return prefix_in(fs, file, fs.status_of(file).st_size if length is None else length)
+
+
+def prefix_in(fs: FileSystem, file: BinaryIO, length: int) -> Place:
+    """The same of a file that is open for reading."""
+    start = max(0, length - _LOOKED_AT)
+    last = fs.read_at(file, start, length - start)
     return {"bytes": length, "last": blake2b(last, digest_size=16).hexdigest()}
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import logging
 import random
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from sim_parts import Later, Log, Ticks
 from simfs import Crash, SimFS
 
 from streamrnn import build
@@ -79,54 +79,15 @@ def swapped(owner, name, value):
         setattr(owner, name, before)
 
 
-class Ticks:
-    """A clock on which some time has passed whenever it is looked at."""
-
-    def __init__(self, rng):
-        self.rng, self.now_s = rng, 0.0
-
-    def monotonic(self):
-        self.now_s += self.rng.random()
-        return self.now_s
-
-    def sleep(self, seconds):
-        self.now_s += seconds
-
-
-class Later:
-    """Work that is done some turns after it was begun, at the latest when it is waited for."""
-
-    def __init__(self, work, rng):
-        self.work, self.rng, self.error = work, rng, None
-
-    def done(self):
-        if self.rng.random() < 0.5:
-            self.run()
-        return self.work is None
-
-    def result(self):
-        self.run()
-        if self.error is not None:
-            raise self.error
-
-    def run(self):
-        work, self.work = self.work, None
-        try:
-            if work is not None:
-                work()
-        except Exception as error:
-            self.error = error
-
-
-class Log(logging.Handler):
-    """What was told as an error."""
-
-    def __init__(self):
-        super().__init__(logging.ERROR)
-        self.told = []
-
-    def emit(self, record):
-        self.told.append(record.getMessage())
+@contextmanager
+def in_pieces(rng):
+    """Commits are made in many pieces and parts, or in few."""
+    rows = rng.choice([1, 3, 4096])
+    sizes = {"_PART_BYTES": rng.choice([1, 500, 1 << 20]), "_PIECE_ROWS": rows, "_LEAST_ROWS": rows}
+    with ExitStack() as small:
+        for name, value in sizes.items():
+            small.enter_context(swapped(writer, name, value))
+        yield
 
 
 class Job:
@@ -136,6 +97,7 @@ class Job:
         rng = random.Random(1)
         files = files or {"a.jsonl": events(rng, 60), "b.jsonl": b"", "c.jsonl": events(rng, 40)}
         self.files = {BASE / name: data for name, data in files.items()}
+        self.registry = REGISTRY
         self.verdict = None
         self.promised = 0
         """The newest commit that was made: no later life may find only older ones."""
@@ -158,21 +120,28 @@ class Job:
 
         def stopping():
             left[0] = None if left[0] is None else left[0] - 1
-            return left[0] is not None and left[0] < 0
+            return self.turn(fs, rng, pipeline) or (left[0] is not None and left[0] < 0)
 
-        rows = rng.choice([1, 3, 4096])
-        with ExitStack() as small:  # a commit in many pieces and parts
-            for name, value in (
-                ("_PART_BYTES", rng.choice([1, 500, 1 << 20])),
-                ("_PIECE_ROWS", rows),
-                ("_LEAST_ROWS", rows),
-            ):
-                small.enter_context(swapped(writer, name, value))
+        with in_pieces(rng):
             try:
                 run(pipeline, stopping, lambda report: None)
             finally:
                 self.promised = max(kept)
         return {partition: exported(core) for partition, core in pipeline.parts.shards.items()}
+
+    def begin(self, seed):
+        """A new run of lives."""
+
+    def turn(self, fs, rng, pipeline):
+        """What happens elsewhere between two turns; whether the pipeline is to be stopped."""
+        return False
+
+    def turns(self, rng):
+        """How long a life is, if power is not lost before."""
+        return rng.choice([None, None, rng.randrange(20)])
+
+    def between(self, fs, rng, is_last):
+        """What happens elsewhere while nothing runs."""
 
     def probed(self, backend):
         if self.verdict is None:
@@ -185,6 +154,7 @@ class Job:
     def whole(self):
         """The outcome of a run that nothing disturbs."""
         fs, self.promised = SimFS(self.files), 0
+        self.begin(None)
         return self.outcome(fs, self.live(fs, random.Random(0), batch=16))
 
 
@@ -214,6 +184,7 @@ def run_seed(job: Job, expected, seed: int, sabotage: Callable[[], object] | Non
     fs = SimFS(job.files, rng)
     job.errors.told.clear()
     job.promised = 0
+    job.begin(seed)
     span = rng.choice([20, 60, 250])
     with (sabotage or no_sabotage)():
         try:
@@ -221,13 +192,14 @@ def run_seed(job: Job, expected, seed: int, sabotage: Callable[[], object] | Non
                 fs.crash_at = rng.randrange(1, span)
                 fs.crash_kind = rng.choice([None, *["sync_folder"] * 3, "rename", "unlink"])
                 try:
-                    job.live(fs, rng, turns=rng.choice([None, None, rng.randrange(20)]))
+                    job.live(fs, rng, turns=job.turns(rng))
                 except Crash:
                     fs = fs.after_crash(rng)
                     crashes += 1
                 else:
                     crashes += 1
-                    fs = SimFS({path: bytes(node.cached) for path, node in fs.cached.items()}, rng)
+                    fs = fs.as_seen(rng)
+                job.between(fs, rng, crashes == MOST_CRASHES)
             fs.crash_at = None
             found = job.outcome(fs, job.live(fs, rng))
         except Exception as error:
@@ -408,18 +380,3 @@ SABOTAGES = {
     "rows changed before they were copied": _copied_late,
     "manifest written before the last part": _manifest_early,
 }
-
-
-def main():
-    """Print, for each sabotage, after how many seeds it shows, and of how many."""
-    job = Job()
-    expected, most = job.whole(), int(sys.argv[1]) if len(sys.argv) > 1 else 100
-    for name, sabotage in {"none": None, **SABOTAGES}.items():
-        seen = [run_seed(job, expected, seed, sabotage) for seed in range(most)]
-        wrong = [seed for seed, each in enumerate(seen) if each.wrong]
-        first = f"seed {wrong[0] + 1}" if wrong else "never"
-        print(f"| {name} | {first} | {len(wrong)} of {most} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,12 +7,15 @@ disk that is found then. Files that are not on it are read from the machine, so 
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 import random
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 from streamrnn.context import FileSystem
 
@@ -29,10 +32,17 @@ class Inode:
     cached: bytearray = field(default_factory=bytearray)
     pending: list[tuple[int, bytes | None]] = field(default_factory=list)
     """Writes as (position, bytes), cuts as (size, None)."""
+    number: int = field(default_factory=count(1).__next__)
+    modified_ns: int = 0
+    """When somebody else changed it; the pipeline's own changes do not count."""
 
     def change(self, at, data):
         apply(self.cached, at, data)
         self.pending.append((at, data))
+
+    def holding(self, data):
+        """The same file with other bytes, all of them on the disk."""
+        return replace(self, durable=bytearray(data), cached=bytearray(data), pending=[])
 
     def settled(self, rng, luck):
         """What is found after power was lost; `luck` is how likely an unsynced change is to be there."""
@@ -112,17 +122,21 @@ class _Step:
         if self.crashes:
             fs.dead = True
             raise Crash
+        if fs.read_only is not None and os.path.dirname(self.path) == fs.read_only:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self.path))
         if self.number == fs.fail_at:
-            raise OSError(fs.errno, os.strerror(fs.errno), str(self.path))
+            raise OSError(fs.code, os.strerror(fs.code), str(self.path))
 
 
 class SimFS(FileSystem):
     """The file system; `files` is what is durably there at first."""
 
-    def __init__(self, files=(), rng=None, crash_at=None, fail_at=None, errno=5):
+    def __init__(self, files=(), rng=None, crash_at=None, fail_at=None, code=errno.EIO):
         self.rng = rng or random.Random(0)
-        self.crash_at, self.fail_at, self.errno = crash_at, fail_at, errno
+        self.crash_at, self.fail_at, self.code = crash_at, fail_at, code
         self.crash_kind: str | None = None
+        self.read_only: str | None = None
+        """A folder in which nothing can be changed."""
         self.done: list[tuple[str, str]] = []
         self.dead = False
         self.locks: set[SimFile] = set()
@@ -130,7 +144,8 @@ class SimFS(FileSystem):
         self.names_pending: list[tuple[str, str | None, Inode | None]] = []
         """Unsynced changes of names: (name that goes, name that comes, file)."""
         for path, data in dict(files).items():
-            self.names_durable[str(path)] = Inode(bytearray(data), bytearray(data))
+            inode = data if isinstance(data, Inode) else Inode(bytearray(data), bytearray(data))
+            self.names_durable[str(path)] = inode
         self.cached = dict(self.names_durable)
 
     def step(self, kind, path):
@@ -144,8 +159,12 @@ class SimFS(FileSystem):
         for gone, come, inode in self.names_pending:
             if rng.random() < luck_of_names:
                 rename(names, gone, come, inode)
-        found = {path: inode.settled(rng, luck) for path, inode in names.items()}
+        found = {path: inode.holding(inode.settled(rng, luck)) for path, inode in names.items()}
         return SimFS(found, rng)
+
+    def as_seen(self, rng=None):
+        """A machine that was not down: everything is there as the programs saw it."""
+        return SimFS({path: inode.holding(inode.cached) for path, inode in self.cached.items()}, rng)
 
     def content(self, path):
         inode = self.cached.get(str(path))
@@ -191,14 +210,23 @@ class SimFS(FileSystem):
 
     def status(self, path):
         inode = self._file(path)
+        if inode is None and self.names(path):
+            return os.stat_result((stat.S_IFDIR | 0o700, 1, 1, 1, 0, 0, 0, 0, 0, 0))
         return super().status(path) if inode is None else self._status(inode)
 
     def status_of(self, file):
         return self._status(file.inode) if isinstance(file, SimFile) else super().status_of(file)
 
     def _status(self, inode):
-        size = len(inode.cached)
-        return os.stat_result((stat.S_IFREG | 0o600, id(inode) % 2**31, 1, 1, 0, 0, size, 0, 0, 0))
+        return SimpleNamespace(
+            st_mode=stat.S_IFREG | 0o600,
+            st_ino=inode.number,
+            st_dev=1,
+            st_nlink=sum(each is inode for each in self.cached.values()),
+            st_size=len(inode.cached),
+            st_mtime_ns=inode.modified_ns,
+            st_ctime_ns=inode.modified_ns,
+        )
 
     def read_at(self, file, position, size):
         if isinstance(file, SimFile):
@@ -211,9 +239,15 @@ class SimFS(FileSystem):
         file.inode.change(size, None)
 
     def names(self, folder):
+<<<<<<< HEAD
         before = f"{folder}/"
         inside = [path.removeprefix(before) for path in self.cached if path.startswith(before)]
         return sorted({path.partition("/")[0] for path in inside})
+=======
+        above = f"{folder}/"
+        below = [path[len(above) :] for path in self.cached if path.startswith(above)]
+        return sorted({path.partition("/")[0] for path in below})
+>>>>>>> main
 
     def sync_folder(self, folder):
         with self.step("sync_folder", str(folder)):

@@ -19,9 +19,11 @@ def test_table_is_plain_and_whole():
     ours = [row for row in rows if row.endswith(" streamrnn")]
     assert [tuple(row.split()[:2]) for row in ours if row.startswith("s")] == [
         ("source", "file"),
+        ("source", "log"),
         ("source", "socket"),
         ("source", "stdin"),
         ("sink", "file"),
+        ("sink", "log"),
         ("sink", "socket"),
         ("sink", "stdout"),
     ]

@@ -12,6 +12,8 @@ import random
 from pathlib import Path
 
 import pytest
+from crash_ends import small_rotated
+from crash_follow import small_followed
 from crash_harness import BASE, SABOTAGES, Job, events, run_seed
 from simfs import Crash, SimFS
 
@@ -44,16 +46,22 @@ def test_every_sabotage_shows(job, expected, name):
     assert any(run_seed(job, expected, seed, SABOTAGES[name]).wrong for seed in range(60))
 
 
-@pytest.fixture(scope="module")
-def small():
-    """A job of two files, a refused event and a few commits, and what it comes to."""
+def of_two_files():
+    """A refused event and a few commits."""
     rng = random.Random(3)
-    job = Job(files={"a.jsonl": events(rng, 9) + b"\nnonsense\n", "b.jsonl": events(rng, 4)})
+    return Job(files={"a.jsonl": events(rng, 9) + b"\nnonsense\n", "b.jsonl": events(rng, 4)})
+
+
+@pytest.fixture(scope="module", params=[of_two_files, small_rotated, small_followed])
+def small(request):
+    """A small job and what it comes to."""
+    job = request.param()
     return job, job.whole()
 
 
 def whole_run(job):
     job.promised = 0
+    job.begin(None)
     fs = SimFS(job.files)
     job.live(fs, random.Random(7), batch=3)
     return fs.done
@@ -68,11 +76,12 @@ def test_power_lost_at_each_operation_of_a_run(small):
     for number in range(1, len(done) + 1):
         for luck in (None, 0.0, 0.5):
             job.promised = 0
+            job.begin(None)
             fs = SimFS(job.files, random.Random(number), crash_at=number)
             with pytest.raises(Crash):
                 job.live(fs, random.Random(7), batch=3)
             if luck is None:
-                found = SimFS({path: bytes(node.cached) for path, node in fs.cached.items()})
+                found = fs.as_seen()
             else:
                 found = fs.after_crash(random.Random(number), luck)
             assert job.outcome(found, job.live(found, random.Random(number))) == expected, fs.done[-1]
@@ -84,13 +93,32 @@ def test_each_operation_failing_once_stops_the_run_and_the_next_one_converges(sm
     job, expected = small
     for number in range(1, len(whole_run(job)) + 1):
         job.promised = 0
-        fs = SimFS(job.files, random.Random(number), fail_at=number, errno=code)
-        with pytest.raises(StreamrnnError, match=os.strerror(code)):
+        job.begin(None)
+        fs = SimFS(job.files, random.Random(number), fail_at=number, code=code)
+        with pytest.raises(StreamrnnError, match=os.strerror(code)) as caught:
             job.live(fs, random.Random(7), batch=3)
+        kind, name = fs.done[number - 1]
+        named = {name, name.partition(".0")[0]} | ({"out.txt", "bad.txt"} if kind == "sync_folder" else set())
+        assert any(each in str(caught.value) for each in named), "the file is named"
+        assert "\n" not in str(caught.value)
         commits = [name for kind, name in fs.done[number:] if kind == "rename"]
         assert commits == [], f"a commit was made after {fs.done[number - 1]} failed"
         found = fs.after_crash(random.Random(number))
         assert job.outcome(found, job.live(found, random.Random(number))) == expected, fs.done[number - 1]
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize(("folder", "named"), [(BASE / "job", "/sim/job/"), (BASE, "/sim/out.txt")])
+def test_a_folder_that_cannot_be_written_to_is_refused_at_the_start(job, folder, named, is_new):
+    fs, job.promised = SimFS(job.files), 0
+    if not is_new:
+        job.live(fs, random.Random(1), turns=3)
+    fs.read_only = str(folder)
+    before = {path: bytes(inode.cached) for path, inode in fs.cached.items() if inode.cached}
+    with pytest.raises(StreamrnnError, match=f"{named}.*Read-only file system") as caught:
+        job.live(fs, random.Random(1))
+    assert "\n" not in str(caught.value)
+    assert {path: bytes(inode.cached) for path, inode in fs.cached.items() if inode.cached} == before
 
 
 def test_a_run_that_is_complete_gives_nothing_when_it_is_started_again(job, expected):

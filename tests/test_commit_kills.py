@@ -1,6 +1,6 @@
 """`streamrnn run` as the system kills it: its real files, its real signals.
 
-STREAMRNN_KILLS=500 makes as many lives.
+STREAMRNN_KILLS=500 kills each backend so often.
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
 from streamrnn.commit import manifest as m
+from streamrnn.commit.exports import exported
+from streamrnn.commit.keys import load
+from streamrnn.context import FileSystem
 
 RUN = [sys.executable, "-m", "streamrnn", "run", "--quiet"]
-KILLS = int(os.environ.get("STREAMRNN_KILLS", "20"))
+KILLS = int(os.environ.get("STREAMRNN_KILLS", "3"))
 PIPELINE = """
 source: {type: file, path: in.jsonl}
 decode: {type: jsonl}
@@ -31,12 +36,33 @@ dead_letter: {path: bad.txt}
 limits: {max_batch_events: 64}
 checkpoint: {dir: job, every_s: 0.02}
 """
+MODELS = Path(__file__).parent.parent / "pipelines" / "models"
+LETTERS = (
+    PIPELINE.replace("x: [{field: x}]", 'x: [{field: c, one_hot: "$abcdefghijklmnopqrstuvwxyz"}]')
+    .replace("max_batch_events: 64", "max_batch_events: 512")
+    .replace(
+        'model: {type: formula, state: {s: 0.5}, update: {s: 0.3*s + x}, output: {y: "1.0 * s"}}',
+        f"""
+model:
+  type: BACKEND
+  path: {MODELS}/next_letter.safetensors
+  layers:
+    - {{type: gru, hidden: 96, weights: gru}}
+    - {{type: linear, out: 27, weights: head, activation: softmax}}""",
+    )
+)
+BACKENDS = {"formula": PIPELINE} | {
+    name: LETTERS.replace("BACKEND", name) for name in ("numpy", "onnx", "torch")
+}
 RESULTS = ("out.txt", "bad.txt")
 
 
 def lines(n, seed=0):
     rng = random.Random(seed)
-    made = [json.dumps({"k": rng.randrange(300), "x": rng.randrange(-40, 40) / 8}) for _ in range(n)]
+    made = [
+        json.dumps({"k": rng.randrange(300), "x": rng.randrange(-40, 40) / 8, "c": rng.choice("abcxyz")})
+        for _ in range(n)
+    ]
     made[::97] = ["nonsense"] * len(made[::97])
     return "\n".join(made) + "\n"
 
@@ -84,17 +110,33 @@ def wait_for_commit(folder, process):
             process.wait(timeout=0.005)
 
 
+def outcome(folder):
+    """Digests of the outputs, the refused events and the state of all keys."""
+    state = json.dumps(list(exported(load(FileSystem(), folder / "job"))), sort_keys=True, default=repr)
+    return [sha256(data).hexdigest() for data in (*results(folder), state.encode())]
+
+
 @pytest.mark.slow
-def test_kills_at_random_moments(tmp_path, expected):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_kills_at_random_moments(tmp_path, backend):
+    for needed in {"onnx": ("onnxruntime", "streamrnn_onnx"), "torch": ("torch", "streamrnn_torch")}.get(
+        backend, ()
+    ):
+        pytest.importorskip(needed)
+    text, n = BACKENDS[backend], 40_000 if backend == "formula" else 15_000
+    assert end(start(job(tmp_path / "whole", text, n))) == (0, "")
+    expected = outcome(tmp_path / "whole")
     rng, folder, kills, rounds = random.Random(os.getpid()), None, 0, 0
     while kills < KILLS:
         if folder is None:
             rounds += 1
-            folder = job(tmp_path / str(rounds))
+            folder = job(tmp_path / str(rounds), text, n)
         process = start(folder)
-        wait_for_commit(folder, process)
+        early = rng.random() < 0.2  # while it starts, or goes on from a commit
+        if not early:
+            wait_for_commit(folder, process)
         try:
-            process.wait(timeout=rng.random() * 0.3)
+            process.wait(timeout=rng.random() * (1.0 if early else 0.3))
         except subprocess.TimeoutExpired:
             process.kill()
             kills += 1
@@ -102,11 +144,12 @@ def test_kills_at_random_moments(tmp_path, expected):
         assert code in (0, -signal.SIGKILL), err
         assert "broken" not in err
         if code == 0:
-            assert results(folder) == expected
+            assert outcome(folder) == expected
             folder = None
     if folder is not None:
         assert end(start(folder)) == (0, "")
-        assert results(folder) == expected
+        assert outcome(folder) == expected
+    print(f"{backend}: {kills} kills, {rounds} runs to the end")
 
 
 @pytest.mark.slow
@@ -143,6 +186,27 @@ def test_a_full_disk_stops_the_run_with_a_reason(tmp_path):
     code, err = end(start(folder))
     assert code == 4
     assert "No space left on device" in err
+    assert "Traceback" not in err
+
+
+def test_a_folder_of_commits_that_is_deleted_stops_the_run_and_is_named(tmp_path):
+    text = PIPELINE.replace("{type: file, path: in.jsonl}", "{type: stdin}")
+    folder = job(tmp_path / "job", text, n=1)
+    process = start(folder, stdin=subprocess.PIPE)
+    process.stdin.write(lines(500).encode())
+    process.stdin.flush()
+    wait_for_commit(folder, process)
+    (folder / "job").rename(folder / "elsewhere")  # a removal would race with the making of files
+    for seed in range(50):
+        with suppress(BrokenPipeError, subprocess.TimeoutExpired):
+            process.stdin.write(lines(100, seed).encode())
+            process.stdin.flush()
+            process.wait(timeout=0.05)
+    code, err = end(process)
+    assert code == 3
+    (told,) = [line for line in err.splitlines() if line.startswith("checkpoint:")]
+    assert f"checkpoint: {folder / 'job'}" in told
+    assert "No such file or directory" in told
     assert "Traceback" not in err
 
 

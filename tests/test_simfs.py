@@ -82,7 +82,7 @@ def test_power_is_lost_at_the_operation_asked_for_and_stays_away():
 
 
 def test_an_operation_fails_once_and_a_failed_sync_loses_what_it_was_for():
-    fs = SimFS({A: b""}, fail_at=3, errno=errno.EIO)
+    fs = SimFS({A: b""}, fail_at=3, code=errno.EIO)
     file = fs.open_write(A, append=True)
     file.write(b"x")
     with pytest.raises(OSError, match="Input/output error"):

@@ -334,7 +334,7 @@ def test_a_sink_that_cannot_listen(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({}, "Field required"),
-        ({"to": "all"}, "'sender' or 'subscribers'"),
+        ({"to": "all"}, "'sender', 'subscribers' or 'consumers'"),
         ({"to": "subscribers"}, "to: subscribers needs listen"),
         ({"to": "sender", "listen": "unix:s"}, "takes no listen; remove it here"),
         (

@@ -9,7 +9,8 @@ import random
 from dataclasses import replace
 
 import pytest
-from crash_harness import BASE, FORMULA, REGISTRY, SABOTAGES, Job, Ticks, events, no_sabotage, swapped
+from crash_harness import BASE, FORMULA, REGISTRY, SABOTAGES, Job, events, no_sabotage, swapped
+from sim_parts import Ticks
 from simfs import Crash, SimFS
 
 from streamrnn.commit import edit, exports, keys
@@ -271,7 +272,7 @@ def test_each_operation_failing_once_is_told_and_leaves_one_of_the_two(job, stop
     operations = len(after.done)
     within = go_on(job, after)
     for number in range(1, operations + 1):
-        fs = copy(stopped, fail_at=number, errno=code)
+        fs = copy(stopped, fail_at=number, code=code)
         with pytest.raises(StateError, match=os.strerror(code)):
             reset(job, fs, "k1")
         assert go_on(job, fs.after_crash(random.Random(number))) in (without, within)

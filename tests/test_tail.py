@@ -23,7 +23,7 @@ from streamrnn.events import Block, Origin
 from streamrnn.ports import EndOfStream, Framer
 from streamrnn.sources import file
 from streamrnn.sources.follow import FollowSource
-from streamrnn.sources.tail import FIRST_BYTES, LAST_BYTES
+from streamrnn.sources.identity import FIRST_BYTES, LAST_BYTES
 
 
 def new_framer(position: int = 0) -> Framer:

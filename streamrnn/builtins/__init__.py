@@ -11,9 +11,19 @@ from streamrnn.hookspecs import Component, hookimpl
 @hookimpl
 def streamrnn_components() -> Sequence[Component]:
     """Everything in this package."""
-    from streamrnn.builtins import auto_layers, codecs, ends, features, formula, numpy_layers, resets, sockets
+    from streamrnn.builtins import (
+        auto_layers,
+        codecs,
+        ends,
+        features,
+        formula,
+        logs,
+        numpy_layers,
+        resets,
+        sockets,
+    )
 
-    modules = (ends, sockets, codecs, features, resets, formula, numpy_layers, auto_layers)
+    modules = (ends, logs, sockets, codecs, features, resets, formula, numpy_layers, auto_layers)
     return [component for module in modules for component in module.COMPONENTS]
 
 

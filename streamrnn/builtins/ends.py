@@ -33,10 +33,58 @@ class StdinConfig(BaseModel):
     """Events from standard input, as soon as they arrive."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    checkpoint_note: ClassVar[str] = (
-        "a pipe cannot be read again: what came after the last commit of a run that dies is not served; "
-        "a file as standard input is gone on with"
+    operational: ClassVar[frozenset[str]] = frozenset({"keep_bytes", "keep_s"})
+
+    durability: Literal["memory", "log"] = Field(
+        default="memory",
+        description="`log` writes what a pipe gives to a log on the disk before it is served, so that it "
+        "can be served again after a crash.",
     )
+    log: str | None = Field(
+        default=None,
+        min_length=1,
+        description="With `durability: log`: the folder of the log, relative to the pipeline file; made if "
+        "it is missing.",
+    )
+    keep_bytes: int | None = Field(
+        default=1 << 30,
+        ge=0,
+        description="With `durability: log`: bytes beyond which what is served is removed.",
+    )
+    keep_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="With `durability: log`: seconds after which what is served is removed.",
+    )
+
+    @model_validator(mode="after")
+    def _log_is_where_it_is_asked_for(self) -> StdinConfig:
+        if (self.durability == "log") != (self.log is not None):
+            found = "durability: memory" if self.log else "no log"
+            raise ValueError(f"expected durability: log and log: DIR together, found {found}")
+        return self
+
+    @property
+    def record_fields(self) -> tuple[str, ...]:
+        """See docs/plugins.md."""
+        return ("log.offset", "log.partition", "log.time") if self.durability == "log" else ()
+
+    @property
+    def checkpoint_note(self) -> str | None:
+        """What commits cannot do for it."""
+        if self.durability == "log":
+            return "what a pipe holds when a run dies is lost; what was taken from it is in the log"
+        return (
+            "a pipe cannot be read again: what came after the last commit of a run that dies is not served; "
+            "a file as standard input is gone on with, and durability: log keeps what a pipe gave"
+        )
+
+    @property
+    def needs_checkpoint(self) -> tuple[str, str] | None:
+        """See `LogSinkConfig.needs_checkpoint`."""
+        if self.durability == "memory":
+            return None
+        return "durability", "every run would serve the whole log anew; add checkpoint: {dir: ...}"
 
 
 class FileSourceConfig(BaseModel):
@@ -81,6 +129,14 @@ class FileSourceConfig(BaseModel):
         "the file that took its name is read; a deleted one is waited for as long.",
     )
 
+    if_lost: Literal["refuse", "skip"] = Field(
+        default="refuse",
+        description="With `follow` and `checkpoint`, what to do if a file that was being read is gone at the "
+        "next start, and no copy of it is there: `refuse` to start, or `skip` the rest of it.",
+    )
+    operational: ClassVar[frozenset[str]] = frozenset({"if_lost", "rotate_wait_s"})
+    """Options that do not decide what state and positions mean."""
+
     @model_validator(mode="after")
     def _fits_together(self) -> FileSourceConfig:
         if not self.follow:
@@ -94,14 +150,6 @@ class FileSourceConfig(BaseModel):
                 "gzip file cannot be told from what is still to come, so set follow to false"
             )
         return self
-
-    @property
-    def refuses_checkpoint(self) -> tuple[str, str] | None:
-        """The option that commits cannot be made with, and why."""
-        if not self.follow:
-            return None
-        why = "where a file was left that is rotated while nothing runs cannot be found again yet"
-        return "follow", f"{why}; set it to false and run the pipeline when files are complete"
 
     @property
     def paths(self) -> list[str]:
@@ -163,15 +211,9 @@ class FileSinkConfig(BaseModel):
         default=None,
         description="When to begin a new file, between two records: `max_bytes` and `max_age_s` say when one "
         "is full, `keep` how many full ones stay. The last full file has `.1` behind its name, the one "
-        "before it `.2`. Without it one file takes everything.",
+        "before it `.2`; with `checkpoint` a full file keeps its number, and the first is `.0000000001`. "
+        "Without `rotate` one file takes everything.",
     )
-
-    @property
-    def refuses_checkpoint(self) -> tuple[str, str] | None:
-        """See `FileSourceConfig.refuses_checkpoint`."""
-        if self.rotate is None:
-            return None
-        return "rotate", "a full file that was renamed cannot be cut back to a commit; leave it out"
 
 
 COMPONENTS = (

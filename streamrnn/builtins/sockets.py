@@ -40,6 +40,10 @@ _LISTEN = (
 )
 _REMOTE = "whether an address may be one that other machines can reach"
 _PENDING_BYTES = 1 << 20
+_LOG = "the folder of the log, relative to the pipeline file; made if it is missing"
+_KEEP_BYTES = 1 << 30
+_KEPT = {"keep_bytes", "keep_s"}
+_RECORD_FIELDS = ("log.offset", "log.partition", "log.time", "log.producer", "log.seq")
 
 
 def _addresses(listen: Any) -> list[Address]:
@@ -70,8 +74,17 @@ class _Listening(BaseModel):
 class SocketSourceConfig(_Listening):
     """Events from the clients of a socket."""
 
-    checkpoint_note: ClassVar[str] = (
-        "what clients sent cannot be read again: what followed the last commit of a run that dies is lost"
+    operational: ClassVar[frozenset[str]] = frozenset(
+        {
+            "max_connections",
+            "idle_s",
+            "line_s",
+            "max_pending_bytes",
+            "stall_s",
+            "max_backlog",
+            "max_producers",
+        }
+        | _KEPT
     )
     listen: Listen = Field(description=_LISTEN)
     allow_remote: bool = Field(False, validate_default=True, description=_REMOTE)
@@ -93,30 +106,101 @@ class SocketSourceConfig(_Listening):
     until: Literal["never", "last_connection_closed"] = Field(
         "never", description="when the source ends: never, or once clients came and the last of them has left"
     )
+    durability: Literal["memory", "log"] = Field(
+        "memory",
+        description="`log` writes what arrives to a log on the disk before it is acknowledged and served, so "
+        "that nothing is lost or served twice; clients then speak a small protocol. With `memory`, what was "
+        "received is lost if the run dies",
+    )
+    log: str | None = Field(None, min_length=1, description=f"with `durability: log`: {_LOG}")
+    keep_bytes: int | None = Field(
+        _KEEP_BYTES, ge=0, description="with `durability: log`: bytes beyond which what is served is removed"
+    )
+    keep_s: float | None = Field(
+        None, gt=0, description="with `durability: log`: seconds after which what is served is removed"
+    )
+    max_backlog: int = Field(
+        1_000_000, ge=1, description="records in the log that wait to be served; beyond, nothing is read"
+    )
+    max_producers: int = Field(10_000, ge=1, description="names of producers that are remembered")
+
+    @model_validator(mode="after")
+    def _log_is_where_it_is_asked_for(self) -> SocketSourceConfig:
+        if (self.durability == "log") != (self.log is not None):
+            found = "durability: memory" if self.log else "no log"
+            raise ValueError(f"expected durability: log and log: DIR together, found {found}")
+        return self
+
+    @property
+    def record_fields(self) -> tuple[str, ...]:
+        """See docs/plugins.md."""
+        return _RECORD_FIELDS if self.durability == "log" else ()
+
+    @property
+    def checkpoint_note(self) -> str | None:
+        """What commits cannot do for it."""
+        if self.durability == "log":
+            return None
+        return (
+            "what clients sent cannot be read again: what followed the last commit of a run that dies is "
+            "lost; durability: log keeps it"
+        )
+
+    @property
+    def durability_note(self) -> str | None:
+        """What is not promised where there are no commits."""
+        if self.durability == "log":
+            return None
+        return "durability: memory; what was received and not yet served is lost if the run dies"
+
+    @property
+    def needs_checkpoint(self) -> tuple[str, str] | None:
+        """See `LogSinkConfig.needs_checkpoint`."""
+        if self.durability == "memory":
+            return None
+        return "durability", "every run would serve the whole log anew; add checkpoint: {dir: ...}"
 
 
 class SocketSinkConfig(_Listening):
     """Outputs to clients of a socket."""
 
-    checkpoint_note: ClassVar[str] = (
-        "what was sent cannot be taken back: outputs after the last commit of a run that dies come once more"
+    operational: ClassVar[frozenset[str]] = frozenset(
+        {"max_connections", "max_pending_bytes", "emit"} | _KEPT
     )
-    to: Literal["sender", "subscribers"] = Field(
+
+    to: Literal["sender", "subscribers", "consumers"] = Field(
         description="`sender` answers each event to the client of the `socket` source that sent it, "
         'a refused one with {"refused": {"number": 3, "reason": "..."}}; `subscribers` sends every output to '
-        "all who are connected to `listen`"
+        "all who are connected to `listen`; `consumers` numbers outputs, keeps them in a log, and sends them "
+        "to who connects and says from which on"
     )
-    listen: Listen | None = Field(None, description=f"for `subscribers`: {_LISTEN}")
+    listen: Listen | None = Field(None, description=f"for `subscribers` and `consumers`: {_LISTEN}")
     allow_remote: bool = Field(False, validate_default=True, description=_REMOTE)
     max_connections: int = Field(1000, ge=1, description="subscribers at once; more are turned away")
     max_pending_bytes: int = Field(
-        _PENDING_BYTES, ge=1, description="bytes that wait for a subscriber; one that leaves more is closed"
+        _PENDING_BYTES,
+        ge=1,
+        description="bytes that wait for a subscriber; one that leaves more is closed. For a consumer, the "
+        "rest waits in the log",
+    )
+    log: str | None = Field(None, min_length=1, description=f"for `consumers`: {_LOG}")
+    emit: Literal["immediate", "committed"] = Field(
+        "immediate", description="for `consumers`: outputs at once, or only those that a commit holds"
+    )
+    keep_bytes: int | None = Field(
+        _KEEP_BYTES, ge=0, description="for `consumers`: bytes of the log beyond which the oldest are removed"
+    )
+    keep_s: float | None = Field(
+        None, gt=0, description="for `consumers`: seconds after which outputs are removed"
     )
 
     @model_validator(mode="after")
     def _listens_for_subscribers(self) -> SocketSinkConfig:
-        if self.to == "subscribers" and self.listen is None:
-            raise ValueError("to: subscribers needs listen: where they connect, such as tcp://127.0.0.1:9001")
+        if self.to != "sender" and self.listen is None:
+            raise ValueError(f"to: {self.to} needs listen: where they connect, such as tcp://127.0.0.1:9001")
+        if (self.to == "consumers") != (self.log is not None) and self.to != "sender":
+            found = f"to: {self.to}" if self.log else "no log"
+            raise ValueError(f"expected to: consumers and log: DIR together, found {found}")
         fields = type(self).model_fields.items()
         unused = sorted(name for name, f in fields if name != "to" and getattr(self, name) != f.default)
         if self.to == "sender" and unused:
@@ -125,6 +209,21 @@ class SocketSinkConfig(_Listening):
                 f"to: sender uses the clients of the source and takes no {named}; remove it here"
             )
         return self
+
+    @property
+    def checkpoint_note(self) -> str | None:
+        """See `SocketSourceConfig.checkpoint_note`."""
+        if self.to == "consumers":
+            return None
+        text = "what was sent cannot be taken back: outputs after the last commit of a run that dies come"
+        return f"{text} once more"
+
+    @property
+    def needs_checkpoint(self) -> tuple[str, str] | None:
+        """See `LogSinkConfig.needs_checkpoint`."""
+        if self.to != "consumers":
+            return None
+        return "to", "an output would not keep its number after a crash; add checkpoint: {dir: ...}"
 
 
 COMPONENTS = (

@@ -36,7 +36,7 @@ def command(files: tuple[str, ...], style: str, explain: bool) -> None:
             spec, _, context = open_pipeline(file, registry)
             if explain:
                 facts[file] = explain_file(spec, context)
-            if spec.file.checkpoint and style == "text":
+            if style == "text":
                 _tell_promises(file, spec)
             if spec.model.component.name == "auto" and style == "text":
                 _tell_choice(file, spec, context)
@@ -73,9 +73,10 @@ def _print(findings: Sequence[Finding], facts: Mapping[str, Sequence[Fact]], sty
 
 
 def _tell_promises(file: str, spec: PipelineSpec) -> None:
-    """What commits cannot do for these ends."""
+    """What commits cannot do for these ends, or what is lost without them."""
+    asked = "checkpoint_note" if spec.file.checkpoint else "durability_note"
     for section, chosen in (("source", spec.source), ("sink", spec.sink)):
-        if note := getattr(chosen.options, "checkpoint_note", None):
+        if note := getattr(chosen.options, asked, None):
             click.echo(f"{file}: {section}: {note}", err=True)
 
 

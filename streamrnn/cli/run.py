@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import gc
 import logging
-import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import contextmanager, suppress
 
 import click
 
+from streamrnn.cli.stopping import Stopped, Stopping
 from streamrnn.cli.threads import one_thread
+
+_WAITED_FOR = {
+    "read": ("the source, to give what it has", 4),
+    "serve": ("the model, to answer a batch", 3),
+    "write": ("the sink, to take outputs", 4),
+    "commit": ("a commit, to be on the disk", 3),
+    "close": ("both ends, to be closed", 4),
+}
 
 
 @click.command("run")
@@ -21,9 +28,15 @@ from streamrnn.cli.threads import one_thread
 def command(file: str, quiet: bool) -> None:
     """Serve the pipeline in FILE until its source ends.
 
-    SIGINT and SIGTERM finish what was read and end the run; a second one ends it at once.
+    SIGINT and SIGTERM finish what was read and end the run, within `limits.grace_s`; a second one ends it at
+    once.
     """
-    one_thread()
+    with suppress(Stopped), Stopping() as stop:
+        one_thread()
+        _run(file, quiet, stop)
+
+
+def _run(file: str, quiet: bool, stop: Stopping) -> None:
     from streamrnn.cli.progress import Progress
     from streamrnn.commit.job import build_job
     from streamrnn.config.open import open_pipeline
@@ -33,10 +46,14 @@ def command(file: str, quiet: bool) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("streamrnn").setLevel(level)
     spec, registry, context = open_pipeline(file)
-    stop = StopSignals()
+    stop.grace_s = spec.file.limits.grace_s
     pipeline = build_job(spec, registry, context)
+    stop.waiting = lambda: _WAITED_FOR[pipeline.doing]
     if not quiet and pipeline.info.backend != spec.model.component.name:
         click.echo(f"type: {spec.model.component.name} takes {pipeline.info.backend}", err=True)
+    if not quiet and pipeline.went_on:
+        click.echo(pipeline.went_on, err=True)
+    stop.has_begun = True
     with Progress(context.clock, sys.stderr, quiet, pipeline.commits) as progress, few_collections():
         run(pipeline, lambda: stop.asked, progress.told)
 
@@ -52,17 +69,3 @@ def few_collections() -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
-
-
-class StopSignals:
-    """Turns the first SIGINT or SIGTERM into a wish to stop, and lets the second one end the process."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        for again in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(again, signal.SIG_DFL)

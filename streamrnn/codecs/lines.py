@@ -65,6 +65,11 @@ class LineFramer:
         self._head: bytes | None = b"" if position == 0 else None
         """The first bytes of the stream until it is clear whether they are a byte order mark."""
 
+    @property
+    def limit(self) -> int:
+        """`max_record_bytes`."""
+        return self._limit
+
     def feed(self, data: bytes) -> None:
         """See `Framer.feed`."""
         self._fed += len(data)

@@ -49,6 +49,8 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
     """
     config = spec.file.checkpoint
     if config is None:
+        if note := getattr(spec.source.options, "durability_note", None):
+            context.log.warning("source: %s", note)
         return build_pipeline(spec, registry, context)
     folder = context.path(config.dir)
     if getattr(spec.source.options, "brings_commits", False):
@@ -60,14 +62,18 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
         newest = commits_there.newest()
         if newest is not None:
             recovery.refuse_other(folder, newest["pipeline"], described(spec))
-        pipeline = build_pipeline(spec, registry, replace(context, resuming=newest is not None))
+        context = replace(context, resuming=newest is not None, commits_kept=config.keep)
+        pipeline = build_pipeline(spec, registry, context)
         opened.callback(pipeline.close, StateError("not started"))
         parts = pipeline.parts
-        chain = Chain() if newest is None else _go_on(commits_there, spec, parts, context)
+        found = None if newest is None else _go_on(commits_there, spec, pipeline, context)
         _tell_promises(spec, parts, context)
+        chain = Chain() if found is None else found.chain
         commits = Commits(folder, config, parts, context, _fixed(spec, parts), chain, lock)
-        if newest is None:
+        if found is None:
             commits.commit()
+        elif not found.fell_back:
+            commits.tell(found.manifest["number"])
         pipeline.commits = commits
         opened.pop_all()
     return pipeline
@@ -115,7 +121,10 @@ def described(spec: PipelineSpec) -> dict[str, Any]:
 
 
 def _chosen(chosen: Chosen) -> dict[str, Any]:
-    return {"type": chosen.component.name, **chosen.options.model_dump(mode="json", exclude_defaults=True)}
+    """Its type and options, but for those that change only how it goes about it."""
+    apart = set(getattr(chosen.options, "operational", ()))
+    options = chosen.options.model_dump(mode="json", exclude_defaults=True, exclude=apart)
+    return {"type": chosen.component.name, **options}
 
 
 def _fixed(spec: PipelineSpec, parts: Parts) -> dict[str, Any]:
@@ -152,8 +161,11 @@ def _hold(folder: Path, context: Context) -> BinaryIO:
     return lock
 
 
-def _go_on(there: recovery.Recovery, spec: PipelineSpec, parts: Parts, context: Context) -> Chain:
+def _go_on(
+    there: recovery.Recovery, spec: PipelineSpec, pipeline: Pipeline, context: Context
+) -> recovery.Found:
     """State, source, then outputs, which are the only ones that change something."""
+    parts = pipeline.parts
     notes: set[str] = set()
 
     def restored(manifest: m.Manifest, segments: Iterator[tuple[str, Iterator[bytes]]]) -> None:
@@ -166,7 +178,6 @@ def _go_on(there: recovery.Recovery, spec: PipelineSpec, parts: Parts, context: 
     for note in notes:
         context.log.warning("%s", note)
     manifest = found.manifest
-    context.log.info("going on from commit %d, %d events", manifest["number"], manifest["events"])
     if isinstance(parts.source, Resumable) and manifest["source"] is not None:
         parts.source.resume(manifest["source"])
     began = manifest.get("encode") if manifest["outputs"]["sink"] is not None else None
@@ -177,7 +188,8 @@ def _go_on(there: recovery.Recovery, spec: PipelineSpec, parts: Parts, context: 
         place = manifest["outputs"][name]
         if place is not None and isinstance(part, Resumable):
             part.resume(place | again)
-    return found.chain
+    pipeline.went_on = _told(found, parts)
+    return found
 
 
 def restore(parts: Parts, segments: Iterable[tuple[str, Iterable[bytes]]], folder: Path) -> set[str]:
@@ -195,6 +207,19 @@ def restore(parts: Parts, segments: Iterable[tuple[str, Iterable[bytes]]], folde
             )
         notes.add(parts.shards.at(partition).restore(blobs))
     return {note for note in notes if note}
+
+
+def _told(found: recovery.Found, parts: Parts) -> str:
+    """Where a run goes on, and how much of what outputs held is made again."""
+    begun = f"going on from commit {found.manifest['number']}, behind {found.manifest['events']:,} events"
+    if found.fell_back:
+        return f"{begun}; what the outputs hold beyond it is made again and compared"
+    cut = [getattr(part, "cut_bytes", None) for part in (parts.sink, parts.rejects)]
+    if cut[0] is None:
+        return f"{begun}; what followed it is served again"
+    if cut_bytes := sum(each or 0 for each in cut):
+        return f"{begun}; {cut_bytes:,} bytes of outputs are cut, and their events replayed"
+    return f"{begun}; 0 events replayed"
 
 
 def _check_model(folder: Path, manifest: m.Manifest, parts: Parts) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamrnn.commit import manifest as m
-from streamrnn.commit.writer import Chain
+from streamrnn.commit.writer import Chain, places_of
 from streamrnn.errors import StateError
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class Recovery:
             for told in self._broken:
                 self._log.error("%s; going on from commit %d, the one before it", told, number)
             kept = {each: {s["name"] for s in other["segments"]} for each, other in self._manifests.items()}
-            chain = Chain(max(self._numbers), manifest["segments"], kept)
+            places = {each: places_of(other) for each, other in self._manifests.items()}
+            chain = Chain(max(self._numbers), manifest["segments"], kept, places)
             return Found(manifest, chain, bool(self._broken))
         raise self._all_broken()
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from streamrnn.commit import manifest as m
 from streamrnn.errors import StateError
-from streamrnn.ports import Place, Resumable
+from streamrnn.ports import Committing, Place, Resumable
 
 if TYPE_CHECKING:
     from streamrnn.config.model import Checkpoint
@@ -43,6 +43,8 @@ class Chain:
     number: int = 0
     segments: list[dict[str, Any]] = field(default_factory=list)
     kept: dict[int, set[str]] = field(default_factory=dict)
+    places: dict[int, list[Place | None]] = field(default_factory=dict)
+    """By commit, where the source and the sink stood."""
 
     def wants_base(self, partition: str) -> bool:
         """Whether a partition's deltas have come to weigh more than what they are laid over."""
@@ -131,6 +133,7 @@ class Writer:
             self._chain.segments = making.segments
             self._publish(number, encoded)
             self._chain.kept[number] = {segment["name"] for segment in making.segments}
+            self._chain.places[number] = places_of({**making.manifest, "outputs": outputs})
             self._prune()
             size, duration_s = making.bytes + len(encoded), self._clock.monotonic() - self._last_s
             self.made = Made(number, making.manifest["events"], size, duration_s)
@@ -160,6 +163,7 @@ class Writer:
         kept = self._chain.kept
         for number in sorted(kept)[: -self._keep]:
             del kept[number]
+            self._chain.places.pop(number, None)
         needed = {m.LOCK, *(m.commit_name(number) for number in kept)}.union(*kept.values())
         for name in self._fs.names(self.folder):
             if name not in needed and name.startswith(("commit", "state-")):
@@ -294,6 +298,25 @@ class Commits(Writer):
         except OSError as error:
             where = error.filename or self.folder
             raise StateError(f"checkpoint: {where}: cannot write: {error.strerror}") from error
+
+    def write_manifest(self, making: Making) -> None:
+        """See `Writer`; source and sink are told."""
+        super().write_manifest(making)
+        if not self._stopped:
+            self.tell(making.manifest["number"])
+
+    def tell(self, number: int) -> None:
+        """Tell source and sink that a commit is on the disk."""
+        places = self._chain.places
+        ends = self._parts.source, self._parts.sink
+        for part, place, before in zip(ends, places[number], places[min(places)], strict=True):
+            if isinstance(part, Committing) and place is not None:
+                part.committed(place, before)
+
+
+def places_of(manifest: m.Manifest) -> list[Place | None]:
+    """Where the source and the sink stood."""
+    return [manifest["source"], manifest["outputs"]["sink"]]
 
 
 def _placing(output: object) -> Callable[[], Place | None]:

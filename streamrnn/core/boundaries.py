@@ -18,6 +18,7 @@ from streamrnn.rules import Now, Previous
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from streamrnn.core.columns import Records
     from streamrnn.core.links import Links
     from streamrnn.core.lives import Lives
     from streamrnn.events import Array, BoolArray, IntArray
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Carried:
-    """The columns of the batch's rows [g] as the last batch left them, marks of meanwhile applied."""
+    """The columns of the batch's rows [g] as the last batch left them, marks of meanwhile applied.
+
+    `records` are all of them; the others are views of it.
+    """
 
     steps: IntArray
     reset_time: IntArray
@@ -37,6 +41,7 @@ class Carried:
     fresh: NDArray[np.int8]
     fields: Mapping[str, Array]
     rule_columns: list[dict[str, Array]]
+    records: Records
 
 
 @dataclass(slots=True)
@@ -45,13 +50,15 @@ class Boundaries:
 
     `cause` are the bits of all causes; `fresh` how the event finds its state (0 carried, 1 initial, 2
     zeros); `after` the bits of rules that reset behind the event; `timed` is true where the reset before
-    this event happened at its own time, not at that of the event before.
+    this event happened at its own time, not at that of the event before. `quiet` says that nothing is reset
+    in the batch: all of them are 0 or false.
     """
 
     cause: IntArray
     fresh: NDArray[np.int8]
     after: IntArray
     timed: BoolArray
+    quiet: bool = False
 
 
 @dataclass(slots=True)
@@ -104,6 +111,9 @@ class Rules:
     def apply(self, asking: Asking) -> Boundaries:
         """Ask every rule. The rules' own columns in `asking.carried` are left as the batch leaves them."""
         n = len(asking.lives.cause)
+        if not self.rules and not asking.lives.cause.any() and not asking.carried.pending.any():
+            nothing = np.zeros(n, np.int64)
+            return Boundaries(nothing, np.zeros(n, np.int8), nothing, nothing != 0, quiet=True)
         fired = {"before": np.zeros(n, np.int64), "after": np.zeros(n, np.int64)}
         everywhere = slice(None)
         for bit, rule in self.bits:
@@ -167,6 +177,8 @@ class Rules:
 
     def _conclude(self, asking: Asking, before: IntArray, after: IntArray) -> Boundaries:
         links, lives, carried = asking.links, asking.lives, asking.carried
+        if not (before.any() or after.any() or lives.cause.any() or carried.pending.any()):
+            return Boundaries(before, np.zeros(len(before), np.int8), after, before != 0, quiet=True)
         pending = np.where(lives.exists, links.shifted(after, carried.pending), 0)
         pending_to = links.shifted(self.to(after), carried.fresh)
         fresh = np.where(pending != 0, pending_to, np.int8(0))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamrnn.core.rows import put_rows
 from streamrnn.limits import INITIAL
 
 if TYPE_CHECKING:
@@ -30,22 +32,49 @@ ADDED = {"reset_cause"}
 """Columns that came after the first segments were written: where one lacks them they stay 0."""
 
 
+APART = ("sequence", "last_time")
+"""Columns that are looked through for all rows at a time, to find free, idle or old ones."""
+
+
 class Columns:
-    """Arrays by name, grown together. dtype "object" holds canonical field values."""
+    """Arrays by name, grown together. dtype "object" holds canonical field values.
+
+    Numbers of a row lie side by side, so that a batch reads and writes one place in memory for each row
+    instead of one for each column; `arrays` holds views of them. Only objects and `APART` are arrays of their
+    own.
+    """
 
     def __init__(self, dtypes: Mapping[str, str]) -> None:
+        self._apart = {name: dtype for name, dtype in dtypes.items() if dtype == "object" or name in APART}
+        numbers = [(name, dtype) for name, dtype in dtypes.items() if name not in self._apart]
+        self._table = np.zeros(0, np.dtype(numbers, align=True))
         self.arrays: dict[str, Array] = {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
         self.capacity = 0
 
     def __getitem__(self, name: str) -> Array:
         return self.arrays[name]
 
+    def take(self, rows: IntArray) -> Records:
+        """A copy of all columns of some rows."""
+        return Records(self._table.take(rows), {name: self.arrays[name].take(rows) for name in self._apart})
+
+    def put(self, rows: IntArray, records: Records) -> None:
+        """The reverse of `take` for the same number of distinct rows."""
+        put_rows(self._table, rows, records.together)
+        for name, values in records.apart.items():
+            self.arrays[name][rows] = values
+
     def grow(self, capacity: int) -> None:
         """Room for more rows; new ones are zero, or None."""
-        for name, array in self.arrays.items():
-            grown = np.full(capacity, None) if array.dtype == object else np.zeros(capacity, array.dtype)
-            grown[: self.capacity] = array
+        table = np.zeros(capacity, self._table.dtype)
+        table[: self.capacity] = self._table
+        self._table = table
+        for name, dtype in self._apart.items():
+            grown = np.full(capacity, None) if dtype == "object" else np.zeros(capacity, dtype)
+            grown[: self.capacity] = self.arrays[name]
             self.arrays[name] = grown
+        for name in table.dtype.names or ():
+            self.arrays[name] = table[name]
         self.capacity = capacity
 
     def clear(self, rows: IntArray) -> None:
@@ -54,7 +83,7 @@ class Columns:
             array[rows] = None if array.dtype == object else 0
 
 
-def catch_up(columns: Mapping[str, Array], epochs: Mapping[int, int]) -> None:
+def catch_up(columns: Mapping[str, Array] | Records, epochs: Mapping[int, int]) -> None:
     """Apply to rows, in place, the resets of all keys since the last event of each; but not to their state.
 
     `epochs` is the last such reset by its cause bits.
@@ -67,18 +96,15 @@ def catch_up(columns: Mapping[str, Array], epochs: Mapping[int, int]) -> None:
         columns["steps"][stale] = 0
 
 
-def picked(array: Array, rows: IntArray) -> Array:
-    """A copy of some rows; of consecutive ones, several times as fast."""
-    return array[rows[0] : rows[-1] + 1].copy() if _consecutive(rows) else array[rows]
+@dataclass(slots=True)
+class Records:
+    """Columns of some rows, to be read and written by name."""
 
+    together: Array
+    apart: dict[str, Array]
 
-def lay(array: Array, rows: IntArray, values: Array) -> None:
-    """The reverse: give some rows their values."""
-    if _consecutive(rows):
-        array[rows[0] : rows[-1] + 1] = values
-    else:
-        array[rows] = values
+    def __getitem__(self, name: str) -> Array:
+        return self.apart[name] if name in self.apart else self.together[name]
 
-
-def _consecutive(rows: IntArray) -> bool:
-    return len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1 and bool((rows[1:] > rows[:-1]).all())
+    def __setitem__(self, name: str, values: Any) -> None:
+        self[name][...] = values

@@ -11,8 +11,8 @@ import numpy as np
 from streamrnn.core import segment
 from streamrnn.core.boundaries import Asking, Boundaries, Carried, Rules
 from streamrnn.core.links import Links, link
-from streamrnn.core.lives import Lives, find_lives, too_far_ahead
-from streamrnn.core.schedule import cut
+from streamrnn.core.lives import Lives, find_lives, timeless, too_far_ahead
+from streamrnn.core.schedule import Segments, cut, steps_between
 from streamrnn.core.serve import Served, Server
 from streamrnn.core.single import SingleServer
 from streamrnn.core.store import Store
@@ -39,8 +39,7 @@ class Plan:
     carried: Carried
     fields: Mapping[str, Array]
     time: IntArray | None
-    segment_start: IntArray
-    place: IntArray
+    segments: Segments
     served: Served
 
 
@@ -160,7 +159,7 @@ class Core:
             return {}
         place = np.empty(n, np.int64)
         place[plan.links.order] = np.arange(n)
-        unbroken = plan.links.starts[plan.segment_start[place]]
+        unbroken = plan.links.starts[plan.segments.start_of[place]]
         return {i: reason for i, reason in plan.served.refused.items() if unbroken[i]}
 
     def _oversized(self, fields: Mapping[str, Array]) -> dict[int, str]:
@@ -192,14 +191,18 @@ class Core:
         time = np.zeros(len(batch), np.int64) if batch.time is None else batch.time[order]
         expiry = self._expiry(batch.time, order)
         carried = store.carried(links)
-        lives = find_lives(links, first[order], time, store.columns["last_time"][links.rows], expiry)
+        last_time = carried.records["last_time"]
         given = None if batch.time is None else time
+        if given is None and not store.largest:
+            lives = timeless(first[order])
+        else:
+            lives = find_lives(links, first[order], time, last_time, expiry)
         fields = {path: column[order] for path, column in fields.items()}
         bounds = self.rules.apply(Asking(links, lives, carried, given, fields))
         inputs = self._keyed_features(batch, links, lives, bounds, time)
-        segments, start, place = cut(links, bounds)
-        served = self._server.run(segments, inputs, len(batch))
-        return Plan(batch, links, lives, bounds, carried, fields, given, start, place, served)
+        segments = cut(links, bounds)
+        served = self._server.run(segments, inputs)
+        return Plan(batch, links, lives, bounds, carried, fields, given, segments, served)
 
     def _expiry(self, time: IntArray | None, order: IntArray) -> IntArray | None:
         """In sorted order: the time before which a key's last event is too long ago."""
@@ -238,49 +241,51 @@ class Core:
             seen = self.store.largest.get(plan.batch.source)
             largest = int(plan.batch.time.max())
             self.store.largest[plan.batch.source] = largest if seen is None else max(largest, seen)
-        out = Outputs(index, plan.served.y, np.empty_like(steps), np.empty_like(steps), refused)
+        y = plan.served.y(self.backend.outputs, len(index))
+        out = Outputs(index, y, np.empty_like(steps), np.zeros_like(steps), refused)
         out.steps[plan.links.order] = steps
-        out.cause[plan.links.order] = plan.bounds.cause
+        if not plan.bounds.quiet:
+            out.cause[plan.links.order] = plan.bounds.cause
         return out
 
     def _steps(self, plan: Plan) -> IntArray:
         """int64 [n], sorted: the number of each event since its last reset, from 1."""
-        links, fresh = plan.links, plan.bounds.fresh
-        run = np.cumsum(links.starts) - 1
-        before = np.where(fresh[plan.segment_start] == 0, plan.carried.steps[run], 0)
-        return before + plan.place + 1
+        links, carried = plan.links, plan.carried.steps
+        lengths = steps_between(links.begins, len(links.order))
+        if plan.bounds.quiet:
+            return (carried + 1 - links.begins).repeat(lengths) + np.arange(len(links.order))
+        fresh = plan.bounds.fresh[plan.segments.start_of]
+        return np.where(fresh == 0, carried.repeat(lengths), 0) + plan.segments.place + 1
 
     def _store_columns(self, plan: Plan, steps: IntArray) -> None:
         """The row columns as the last event of each row leaves them."""
-        rows, last = plan.links.rows, plan.links.lasts
-        columns, after = self.store.columns, plan.bounds.after[last]
-        numbers = self.store.sequence + 1 + plan.links.order
-        positions = np.zeros(len(numbers), np.int64)
-        if plan.batch.positions is not None:
-            positions = plan.batch.positions[plan.links.order]
-        self._store_resets(plan, rows, last, numbers, positions)
-        columns["sequence"][rows] = numbers[last]
-        columns["position"][rows] = positions[last]
-        columns["last_time"][rows] = plan.lives.now[last]
-        columns["steps"][rows] = steps[last]
-        columns["epoch"][rows] = self.store.epoch
-        columns["pending"][rows] = 0
-        columns["fresh"][rows] = 0
+        rows, last, records = plan.links.rows, plan.links.lasts, plan.carried.records
+        self._store_resets(plan, last)
+        at = plan.links.order[last]
+        records["sequence"] = at + (self.store.sequence + 1)
+        records["position"] = 0 if plan.batch.positions is None else plan.batch.positions[at]
+        records["last_time"] = plan.lives.now[last]
+        records["steps"] = steps[last]
+        records["epoch"] = self.store.epoch
+        records["pending"] = 0
+        records["fresh"] = 0
         for path in self.store.kept_fields:
-            columns[f"field:{path}"][rows] = plan.fields[path][last]
-        for names, values in zip(self.store.rule_columns, plan.carried.rule_columns, strict=True):
-            for name, stored in names.items():
-                columns[stored][rows] = values[name]
+            records[f"field:{path}"] = plan.fields[path][last]
+        self.store.columns.put(rows, records)
+        if plan.bounds.quiet:
+            return
+        after = plan.bounds.after[last]
         reset = after != 0
         if reset.any():
             self.store.reset(rows[reset], after[reset], self.rules.to(after[reset]))
 
-    def _store_resets(
-        self, plan: Plan, rows: IntArray, last: IntArray, numbers: IntArray, positions: IntArray
-    ) -> None:
+    def _store_resets(self, plan: Plan, last: IntArray) -> None:
         """When, where and why each row was reset last."""
-        bounds, now, columns = plan.bounds, plan.lives.now, self.store.columns
-        start, after = plan.segment_start[last], bounds.after[last] != 0
+        bounds, now, records = plan.bounds, plan.lives.now, plan.carried.records
+        records["reset_known"] = True
+        if bounds.quiet:
+            return
+        start, after = plan.segments.start_of[last], bounds.after[last] != 0
         inside = ~after & (bounds.fresh[start] != 0)
         at_event = after | bounds.timed[start]
         own_time = np.where(after, now[last], now[start])
@@ -288,13 +293,12 @@ class Core:
         behind = np.where(plan.links.starts[start], plan.carried.reset_time, now[np.maximum(start - 1, 0)])
         time = np.where(at_event, own_time, behind)
         changed = after | inside
-        columns["reset_time"][rows] = np.where(changed, time, plan.carried.reset_time)
-        columns["reset_known"][rows] = True
-        where = np.where(after, last, start)
-        columns["reset_sequence"][rows[changed]] = numbers[where[changed]]
-        columns["reset_position"][rows[changed]] = positions[where[changed]]
+        records["reset_time"] = np.where(changed, time, plan.carried.reset_time)
+        at = plan.links.order[np.where(after, last, start)[changed]]
+        records["reset_sequence"][changed] = at + (self.store.sequence + 1)
+        records["reset_position"][changed] = 0 if plan.batch.positions is None else plan.batch.positions[at]
         why = np.where(after, bounds.after[last], bounds.cause[start])
-        columns["reset_cause"][rows[changed]] = why[changed]
+        records["reset_cause"][changed] = why[changed]
 
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:

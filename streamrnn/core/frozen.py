@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamrnn.core.columns import picked
 from streamrnn.core.segment import Chunks, encode, packed_objects
 
 if TYPE_CHECKING:
@@ -89,12 +88,13 @@ class Frozen:
             self.bytes += self._pieces[-1].bytes
 
     def _piece(self, rows: IntArray) -> Piece:
-        names, columns = self._store.keys.names, self._store.columns.arrays
+        names, columns = self._store.keys.names, self._store.columns
+        records = columns.take(rows)
         return Piece(
             rows,
             names.holds(rows),
             names.packed(rows),
-            {name: picked(column, rows) for name, column in columns.items()},
+            {name: records[name] for name in columns.arrays},
             self._store.slab.read(rows),
         )
 

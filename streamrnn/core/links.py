@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from streamrnn.events import BoolArray, IntArray
 
 
+_EVENT_BITS = 31
+"""Enough for the events of any batch, and leaves as many for rows."""
+
+
 @dataclass(slots=True)
 class Links:
     """A batch sorted by row, log order kept within a row. All arrays are in this sorted order.
@@ -49,8 +53,11 @@ class Links:
 def link(rows: IntArray) -> Links:
     """Sort a batch by row; `rows` int64 [n], n >= 1."""
     n = len(rows)
-    order = np.argsort(rows, kind="stable")
-    sorted_rows = rows[order]
+    # A row's number and an event's in one integer: plain sorting is many times as fast as a stable one.
+    order = (rows << _EVENT_BITS) | np.arange(n)
+    order.sort()
+    sorted_rows = order >> _EVENT_BITS
+    order &= (1 << _EVENT_BITS) - 1
     starts = np.ones(n, np.bool_)
     np.not_equal(sorted_rows[1:], sorted_rows[:-1], out=starts[1:])
     begins = np.flatnonzero(starts)

@@ -45,6 +45,12 @@ def too_far_ahead(time: IntArray, largest: int | None, max_ahead: int) -> IntArr
     return np.array(refused, np.int64)
 
 
+def timeless(cause: IntArray) -> Lives:
+    """What `find_lives` finds where no event ever had a time; `cause` [n] are its `first`."""
+    nothing = np.zeros(len(cause), np.int64)
+    return Lives(cause, cause == 0, nothing, nothing)
+
+
 def find_lives(
     links: Links, first: IntArray, time: IntArray, last_time: IntArray, expiry: IntArray | None
 ) -> Lives:

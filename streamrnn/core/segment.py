@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamrnn.core.columns import ADDED, lay
+from streamrnn.core.columns import ADDED
 from streamrnn.core.key_names import Packed
+from streamrnn.core.rows import lay
 from streamrnn.errors import StateError
 from streamrnn.values import from_bytes, pack, to_bytes, unpack
 

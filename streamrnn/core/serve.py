@@ -6,17 +6,19 @@ or the guard refuses an event can be planned again as if nothing had happened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamrnn.backend import FirstInput
+from streamrnn.core.rows import all_finite, put_rows
 from streamrnn.core.schedule import Segments, buckets
 from streamrnn.errors import ModelError
 
 if TYPE_CHECKING:
-    from streamrnn.backend import Backend, Slab
+    from streamrnn.backend import Backend, Slab, TensorSpec
     from streamrnn.events import Array, BoolArray, IntArray
 
 NOT_FINITE = "the model's new state or output is not finite"
@@ -25,11 +27,22 @@ OVER_NORM = "the norm of the model's new state is over limits.max_state_norm"
 
 @dataclass
 class Served:
-    """Outputs [n, *shape] in batch order, states to put, and refused events by batch index."""
+    """What the model made of a batch: outputs of some events at a time, states to put, refused events.
 
-    y: dict[str, Array]
+    Events are named by their index in the batch.
+    """
+
+    answers: list[tuple[IntArray, Mapping[str, Array]]] = field(default_factory=list)
     puts: list[tuple[IntArray, Any, BoolArray]] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
+
+    def y(self, specs: Sequence[TensorSpec], n: int) -> dict[str, Array]:
+        """All outputs [n, *shape] in the batch's order; none of its n events was refused."""
+        found = {spec.name: np.empty((n, *spec.shape), spec.dtype) for spec in specs}
+        for events, y in self.answers:
+            for name, array in found.items():
+                put_rows(array, events, y[name])
+        return found
 
 
 @dataclass
@@ -39,13 +52,19 @@ class Server:
     backend: Backend
     slab: Slab
     max_norm: float | None = None
-    scan_below: int = 24
+    scan_below: int = 40
 
-    def run(self, segments: Segments, inputs: Mapping[str, Array], n: int) -> Served:
+    def __post_init__(self) -> None:
+        initial = [tensor.initial for tensor in self.backend.state.tensors]
+        self._begun_by = {first.input for first in initial if isinstance(first, FirstInput)}
+
+    def run(self, segments: Segments, inputs: Mapping[str, Array]) -> Served:
         """Serve all segments of a batch of n events; `inputs` arrays [n, *shape] in batch order."""
-        served = Served({spec.name: np.empty((n, *spec.shape), spec.dtype) for spec in self.backend.outputs})
+        served = Served()
         width = len(segments.rows)
-        state = self.slab.take(segments.rows, segments.fresh, _pick(inputs, segments.events(0, 0, width)))
+        first = {name: inputs[name] for name in self._begun_by}
+        x = _pick(first, segments.events(0, 0, width)) if first else {}
+        state = self.slab.take(segments.rows, segments.fresh, x)
         # scan reports what is not finite, not what is over the norm.
         scan = self.backend.scan is not None and self.max_norm is None
         _Run(self, segments, inputs, served).advance(state, 0, 0, width, scan)
@@ -63,6 +82,8 @@ class Server:
                 raise ModelError(f"the model fails on {len(events)} rows together: {error}") from error
             served.refused.update({int(events[i]): reason for i, reason in guilty.items()})
             return state, {}
+        if self.max_norm is None and self._is_fine(new_state, y):
+            return new_state, y
         bad = ~self._finite(new_state, y)
         if bad.any():
             served.refused.update({int(events[i]): NOT_FINITE for i in np.flatnonzero(bad)})
@@ -71,13 +92,19 @@ class Server:
                 served.refused[int(events[i])] = OVER_NORM
         return new_state, y
 
+    def _is_fine(self, state: Any, y: Mapping[str, Array]) -> bool:
+        for array in y.values():
+            # An output that is a state is looked over once.
+            if not any(array is kept for kept in state.values()) and not all_finite(array):
+                return False
+        return bool(self.slab.healthy(state, None).all())
+
     def _finite(self, state: Any, y: Mapping[str, Array]) -> BoolArray:
         n = len(next(iter(y.values())))
         ok = np.ones(n, np.bool_) & self.slab.healthy(state, None)
         for array in y.values():
-            finite = np.isfinite(array) if array.dtype.kind == "f" else ok
-            if not finite.all():
-                ok &= finite.reshape(n, -1).all(axis=1)
+            if array.dtype.kind == "f":
+                ok &= np.isfinite(array).reshape(n, -1).all(axis=1)
         return ok
 
     def _bisect(
@@ -116,8 +143,7 @@ class _Run:
             state, y = self.server.step(state, _pick(self.inputs, events), events, served)
             if served.refused:
                 return
-            for name, array in served.y.items():
-                array[events] = y[name]
+            served.answers.append((events, y))
             self._finish(state, running, stop, start)
             if running > start:
                 state = slab.narrow(state, 0, running - start)
@@ -143,7 +169,6 @@ class _Run:
         segments = self.segments
         lens = segments.lengths[start:stop] - k
         place = np.arange(int(lens[0]))
-        valid = place < lens[:, None]
         at = segments.begins[start:stop, None] + k + np.minimum(place, lens[:, None] - 1)
         events = segments.order[at]
         scan: Callable[..., Any] = self.server.backend.scan  # type: ignore[assignment]
@@ -151,13 +176,13 @@ class _Run:
             state, y, bad_at = scan(state, _pick(self.inputs, events), lens)
         except Exception:
             return False
-        if (bad_at >= 0).any():
+        if bad_at.max() >= 0:
             return False
-        for name, array in self.served.y.items():
-            array[events[valid]] = y[name][valid]
+        valid = (place < lens[:, None]).nonzero()
+        self.served.answers.append((events[valid], {name: array[valid] for name, array in y.items()}))
         self._finish(state, start, stop, start)
         return True
 
 
 def _pick(inputs: Mapping[str, Array], events: IntArray) -> dict[str, Array]:
-    return {name: array[events] for name, array in inputs.items()}
+    return {name: array.take(events, axis=0) for name, array in inputs.items()}

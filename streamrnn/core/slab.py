@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamrnn.backend import FirstInput, StateSpec, StateTensor
-from streamrnn.core.columns import lay, picked
+from streamrnn.core.rows import all_finite, lay, picked, put_rows
 from streamrnn.limits import INITIAL
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class HostSlab:
         anew = np.flatnonzero(fresh)
         state = {}
         for tensor in self.spec.tensors:
-            array = self._arrays[tensor.name][rows]
+            array = self._arrays[tensor.name].take(rows, axis=0)
             if len(anew):
                 array[anew] = self._fresh_rows(tensor, fresh[anew])
                 if isinstance(tensor.initial, FirstInput):
@@ -50,8 +50,8 @@ class HostSlab:
         """See `Slab.put`."""
         every = bool(mask.all())
         for tensor in self.spec.tensors:
-            array = _rows_first(state[tensor.name], tensor.batch_axis)
-            self._arrays[tensor.name][rows if every else rows[mask]] = array if every else array[mask]
+            array, kept = _rows_first(state[tensor.name], tensor.batch_axis), self._arrays[tensor.name]
+            put_rows(kept, rows if every else rows[mask], array if every else array[mask])
 
     def init(self, rows: IntArray, fresh: NDArray[np.int8]) -> None:
         """See `Slab.init`."""
@@ -62,12 +62,12 @@ class HostSlab:
         """See `Slab.healthy`; the norm is taken in float64."""
         ok: BoolArray = np.ones(1, np.bool_)
         for tensor in self.spec.tensors:
-            array = _rows_first(state[tensor.name], tensor.batch_axis)
-            if array.dtype.kind == "f":
-                flat = array.reshape(len(array), tensor.width)
-                finite = np.isfinite(flat)
-                if not finite.all():  # rarely so, and asking row by row costs several times as much
-                    ok = ok & finite.all(axis=1)
+            array = state[tensor.name]
+            # Asking row by row costs several times as much, and is rarely needed.
+            if array.dtype.kind == "f" and (max_norm is not None or not all_finite(array)):
+                rows = _rows_first(array, tensor.batch_axis)
+                flat = rows.reshape(len(rows), tensor.width)
+                ok = ok & np.isfinite(flat).all(axis=1)
                 if max_norm is not None:
                     wide = np.ascontiguousarray(flat, np.float64)
                     with np.errstate(over="ignore"):  # a square too large to hold is over any norm

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from streamrnn.rules import ResetRule
 
 _FIRST_CAPACITY = 1024
-_ROWS_PER_FLAG = 64
+_FLAG_BITS = 6
+_ROWS_PER_FLAG = 1 << _FLAG_BITS
 
 
 class Dirty:
@@ -40,7 +41,7 @@ class Dirty:
 
     def touch(self, rows: IntArray) -> None:
         """These rows changed."""
-        self._flags[rows // _ROWS_PER_FLAG] = True
+        self._flags[rows >> _FLAG_BITS] = True
 
     def rows(self, used: int) -> BoolArray:
         """Whether a row lies in a touched block, bool [used]."""
@@ -115,7 +116,7 @@ class Store:
 
     def carried(self, links: Links) -> Carried:
         """Columns of a batch's rows, with resets of all keys since a row's last event applied."""
-        column = {name: array[links.rows] for name, array in self.columns.arrays.items()}
+        column = self.columns.take(links.rows)
         catch_up(column, self.epochs)
         return Carried(
             column["steps"],
@@ -125,6 +126,7 @@ class Store:
             column["fresh"],
             {path: column[f"field:{path}"] for path in self.kept_fields},
             [{name: column[stored] for name, stored in names.items()} for names in self.rule_columns],
+            column,
         )
 
     def reset(self, rows: IntArray, causes: IntArray, fresh: Any) -> None:

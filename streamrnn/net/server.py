@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import selectors
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ class Server:
         """The time of the last round."""
         self.notices = Notices(context, "%d more warnings about connections were not shown")
         self._listeners, self._room, self._clock = listeners, room, context.clock
-        self._selector = selectors.DefaultSelector()
+        self._selector = context.net.selector()
         self._listens = self._is_leaving = self._has_told_no_room = self._closed = False
         self._listens_again_s: float | None = None
         self._listen(True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from streamrnn.errors import SinkError
 from streamrnn.output_file import OutputFile
+from streamrnn.sinks.numbered import NumberedFileSink
 from streamrnn.sinks.rotation import RotatingFileSink
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def build(config: FileSinkConfig, context: Context) -> FileSink | RotatingFileSi
     if not is_regular:
         out.file.close()
         raise SinkError(f"{path}: expected a regular file to rotate, found a pipe or a device")
-    return RotatingFileSink(context, path, config.rotate, out, found_bytes, _open_again)
+    kind = NumberedFileSink if context.commits_kept else RotatingFileSink
+    return kind(context, path, config.rotate, out, found_bytes, _open_again)
 
 
 def _open_again(fs: FileSystem, path: Path) -> FileSink:

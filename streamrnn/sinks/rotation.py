@@ -39,7 +39,11 @@ class RotatingFileSink:
 
     def write(self, block: OutBlock) -> None:
         """See `Sink.write`. A batch may be spread over several files."""
-        view, begin, total = memoryview(block.buffer), 0, int(block.ends[-1]) if len(block) else 0
+        self._write_from(block, 0)
+
+    def _write_from(self, block: OutBlock, begin: int) -> None:
+        """The records that begin at a byte of the block or behind it."""
+        view, total = memoryview(block.buffer), int(block.ends[-1]) if len(block) else 0
         if self._bytes and self._is_old():
             self._roll()
         while begin < total:
@@ -79,14 +83,13 @@ class RotatingFileSink:
         """Set the file aside and begin the next."""
         self._sink.close()
         try:
-            self._rename()
+            if self._fs.status(self._path) is not None:  # else somebody moved it away
+                self._rename()
         except OSError as error:
             raise SinkError(f"{self._path}: cannot rename: {error.strerror}") from error
         self._sink, self._bytes = self._open_again(self._fs, self._path), 0
 
     def _rename(self) -> None:
-        if self._fs.status(self._path) is None:  # somebody else moved it away
-            return
         names = [self._path, *(Path(f"{self._path}.{n}") for n in range(1, self._config.keep + 1))]
         # Only as far as there is a file: behind a gap nothing needs to move.
         gap = next((n for n, name in enumerate(names) if self._fs.status(name) is None), len(names) - 1)

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from streamrnn.errors import OptionError, SinkError
+from streamrnn.log.rolling import Rolling
 from streamrnn.net.listening import listen
 from streamrnn.net.server import Room, Server
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from streamrnn.events import Column, IntArray, OutBlock
     from streamrnn.net.listening import Listener
     from streamrnn.ports import Source
+    from streamrnn.sinks.consumers import ConsumersSink
 
     Encode = Callable[[Mapping[str, Column], int], tuple[bytes, IntArray]]
 
@@ -151,12 +153,31 @@ def _as_json(columns: Mapping[str, Column], n: int) -> tuple[bytes, IntArray]:
     return b"".join(lines), np.cumsum([len(line) for line in lines], dtype=np.int64)
 
 
-def build(config: SocketSinkConfig, context: Context) -> SenderSink | SubscribersSink:
-    """The sink; for subscribers it listens. Raises `SinkError` if it cannot."""
+def build(config: SocketSinkConfig, context: Context) -> SenderSink | SubscribersSink | ConsumersSink:
+    """The sink; for subscribers and consumers it listens. Raises `SinkError` if it cannot."""
     if config.to == "sender":
         return SenderSink(context)
+    if config.to == "consumers":
+        return _consumers(config, context)
+    return SubscribersSink(config, context, _listeners(config, context))
+
+
+def _consumers(config: SocketSinkConfig, context: Context) -> ConsumersSink:
+    from streamrnn.sinks.consumers import ConsumersSink
+    from streamrnn.sinks.log import LogSink
+
+    assert config.log is not None
+    rolling = Rolling(keep_bytes=config.keep_bytes, keep_s=config.keep_s)
+    log = LogSink(context, config.log, rolling, config.emit == "committed")
     try:
-        listeners = listen(config.addresses(), context)
+        return ConsumersSink(config, context, _listeners(config, context), log)
+    except BaseException:
+        log.close()
+        raise
+
+
+def _listeners(config: SocketSinkConfig, context: Context) -> list[Listener]:
+    try:
+        return listen(config.addresses(), context)
     except OSError as error:
         raise SinkError(f"{error.filename}: cannot listen: {error.strerror}") from error
-    return SubscribersSink(config, context, listeners)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import glob
 import os.path
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,7 +17,8 @@ from streamrnn.ports import EndOfStream
 from streamrnn.prefix import prefix_of, unlike
 from streamrnn.sources.compressed import GzipReader
 from streamrnn.sources.follow import FollowSource
-from streamrnn.sources.framers import place_in, resumed
+from streamrnn.sources.framers import place_in, resumed, tell_unfinished
+from streamrnn.sources.names import all_followed, candidates, followed, name_of
 
 if TYPE_CHECKING:
     from streamrnn.builtins.ends import FileSourceConfig
@@ -41,6 +41,8 @@ class _Input:
     stream: BinaryIO | None = None
     max_ratio: float | None = None
     is_regular: bool = True
+    fed: int = 0
+    """Bytes of its records that were read, of one that is not regular."""
     _gzip: GzipReader | None = None
 
     def read(self, fs: FileSystem, size: int = _READ_BYTES) -> bytes:
@@ -52,6 +54,10 @@ class _Input:
         if self._gzip is None:
             self._gzip = GzipReader(self.stream, self.name, self.max_ratio)
         return self._gzip.read(size)
+
+    def is_ready(self, fs: FileSystem, wait_ms: int) -> bool:
+        """Whether reading would not wait; asked of a pipe for at most so long."""
+        return self.is_regular or self.stream is None or fs.is_ready(self.stream, wait_ms)
 
     def skip(self, fs: FileSystem, position: int) -> None:
         """Go to a byte of its records; the bytes of a compressed file before it are read and dropped."""
@@ -86,19 +92,27 @@ class FileSource:
         self._framer = new_framer()
         self._ended = False
         """Whether the current file has been read to its end; its last records may still be in the framer."""
-        self._closed = False
+        self._closed = self._stopped = False
         self._past: dict[str, int] = {}
 
     def read(self, limit: int, wait_ms: int) -> Block | Mark | None:
-        """See `Source.read`. A block never holds records of two files; `wait_ms` is not needed."""
+        """See `Source.read`. A block never holds records of two files; only pipes are waited for."""
         if self._closed or self._index == len(self._inputs):
             raise EndOfStream
         current = self._inputs[self._index]
         origin = Origin("file", current.name)
+        if self._stopped and current.is_regular:
+            raise EndOfStream
         while not (frames := self._framer.take(limit)):
             if self._ended:
                 return self._next(origin)
+            if self._stopped:
+                tell_unfinished(self._context.log, current.name, self._framer, current.fed)
+                raise EndOfStream
+            if not current.is_ready(self._fs, wait_ms):
+                return None
             self._receive(current)
+            wait_ms = 0  # a record may take many reads; it gets no more time than was allowed for all
         return frames.block(origin)
 
     def position(self) -> Mapping[str, int]:
@@ -140,6 +154,10 @@ class FileSource:
             current.skip(self._fs, position)
         self._framer = resumed(self._framer, place["framer"])
 
+    def stop(self) -> None:
+        """See `Source`. Regular files can be read again."""
+        self._stopped = True
+
     def close(self) -> None:
         """See `Source.close`."""
         self._closed = True
@@ -150,6 +168,7 @@ class FileSource:
         with _told_as(current):
             data = current.read(self._fs)
         if data:
+            current.fed += len(data)
             self._framer.feed(data)
         else:
             self._ended = True
@@ -183,10 +202,10 @@ def build(
     """
     if config.follow:
         for pattern in config.paths:
-            if not any(context.fs.status(path) for _, path in _followed(pattern, config, context)):
+            if not any(context.fs.status(path) for _, path in followed(pattern, config, context)):
                 context.log.warning("%s: there is no such file yet; waiting for it", pattern)
-        find = partial(_all_followed, config, context)
-        return FollowSource(context, find, new_framer, config)
+        find, find_all = partial(all_followed, config, context), partial(candidates, config, context)
+        return FollowSource(context, find, find_all, new_framer, config)
     inputs: dict[str, _Input] = {}
     for pattern in config.paths:
         for file in _inputs(pattern, context):
@@ -198,22 +217,6 @@ def build(
     return FileSource(context, list(inputs.values()), new_framer)
 
 
-def _all_followed(config: FileSourceConfig, context: Context) -> Iterable[tuple[str, Path]]:
-    return chain.from_iterable(_followed(pattern, config, context) for pattern in config.paths)
-
-
-def _followed(pattern: str, config: FileSourceConfig, context: Context) -> list[tuple[str, Path]]:
-    """The files that one pattern means by now, sorted by name; a plain name need not exist.
-
-    A compressed file among them is what became of a file that was rotated, and was read before that.
-    """
-    if not glob.has_magic(pattern):
-        return [(pattern, context.path(pattern))]
-    found = context.fs.glob(os.path.join(glob.escape(str(context.base_dir)), pattern))
-    named = [(_name(path, context.base_dir), path) for path in found]
-    return [(name, path) for name, path in named if not config.is_compressed(name)]
-
-
 def _inputs(pattern: str, context: Context) -> list[_Input]:
     """The files that one pattern means, sorted by name."""
     found = context.fs.glob(os.path.join(glob.escape(str(context.base_dir)), pattern))
@@ -221,17 +224,13 @@ def _inputs(pattern: str, context: Context) -> list[_Input]:
         return [_Input(pattern, found[0]) if found else _opened(pattern, context)]
     if not found:
         raise SourceError(f"{pattern}: expected at least one file, found none in {context.base_dir}")
-    return [_Input(_name(path, context.base_dir), path) for path in found]
+    return [_Input(name_of(path, context.base_dir), path) for path in found]
 
 
 def _opened(name: str, context: Context) -> _Input:
     """What is no regular file, if it can be read at all."""
     path = context.path(name)
     try:
-        return _Input(name, path, context.fs.open_read(path), is_regular=False)
+        return _Input(name, path, context.fs.open_pipe(path), is_regular=False)
     except OSError as error:
         raise SourceError(f"{name}: cannot read {path}: {error.strerror}") from error
-
-
-def _name(path: Path, base_dir: Path) -> str:
-    return str(path.relative_to(base_dir) if path.is_relative_to(base_dir) else path)

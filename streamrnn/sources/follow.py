@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 from streamrnn.errors import SourceError
 from streamrnn.events import Origin
 from streamrnn.ports import EndOfStream
+from streamrnn.sources.found_again import Candidate, FoundAgain, find_again
+from streamrnn.sources.framers import place_in, resumed
+from streamrnn.sources.packed import PackedTail
 from streamrnn.sources.tail import Tail
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from streamrnn.builtins.ends import FileSourceConfig
     from streamrnn.context import Context
     from streamrnn.events import Block, Mark
-    from streamrnn.ports import Framer
+    from streamrnn.ports import Framer, Place
 
 _POLL_S = 0.05
 _IDLE_SHARE = 9
@@ -29,13 +32,18 @@ _IDLE_SHARE = 9
 
 Find = Callable[[], Iterable[tuple[str, Path]]]
 """Gives the names to follow, in order, with their paths; there may be nothing at a path."""
+FindAll = Callable[[bool], list[Candidate]]
+"""Gives the files at these names, those that may have had them once; with True all that lie beside."""
+
+_READ_FILES = 64
+"""How many files that were read to their ends are known by content; older ones by when they were changed."""
 
 
 @dataclass(slots=True, eq=False)
 class _File:
     """A followed file, wherever it was renamed to; `home` is the last of the followed names it had."""
 
-    tail: Tail
+    tail: Tail | PackedTail
     inode: tuple[int, int]
     home: str
     since_s: float
@@ -57,11 +65,20 @@ class FollowSource:
     """
 
     def __init__(
-        self, context: Context, find: Find, new_framer: Callable[..., Framer], config: FileSourceConfig
+        self,
+        context: Context,
+        find: Find,
+        find_all: FindAll,
+        new_framer: Callable[..., Framer],
+        config: FileSourceConfig,
     ) -> None:
         self._context, self._fs, self._clock = context, context.fs, context.clock
-        self._find, self._new_framer = find, new_framer
-        self._wait_s = config.rotate_wait_s
+        self._find, self._find_all, self._new_framer = find, find_all, new_framer
+        self._wait_s, self._skips_lost = config.rotate_wait_s, config.if_lost == "skip"
+        self._read: deque[Place] = deque()
+        """Files that are not to be read, as they were read to their ends or were rotated before the start."""
+        self._read_until_ns = 0
+        """Rotated files that were not changed since then are not to be read either."""
         self._files: dict[tuple[int, int], _File] = {}
         self._at: dict[str, _File] = {}
         self._round: deque[_File] | None = None
@@ -74,6 +91,8 @@ class FollowSource:
         self._closed = False
         try:
             self._look(from_end=config.start == "end")
+            if context.commits_kept and not context.resuming:
+                self._note_rotated()
         except BaseException:
             self.close()
             raise
@@ -105,6 +124,84 @@ class FollowSource:
         """See `Source.position`: bytes from the start of each file, as `name@inode`."""
         return {f"{file.tail.name}@{file.inode[1]}": file.tail.position for file in self._files.values()}
 
+    def place(self) -> Place:
+        """See `Resumable.place`: the open files, by inode and content, and those that are done with."""
+        files = list(self._files.values())
+        number = {id(file): i for i, file in enumerate(files)}
+        return {
+            "files": [{**_left(file), "after": number.get(id(file.after))} for file in files],
+            "read": list(self._read),
+            "read_until_ns": self._read_until_ns,
+        }
+
+    def resume(self, place: Place) -> None:
+        """See `Resumable.resume`. What was rotated since is read first, in the order of its changes."""
+        for file in self._files.values():
+            file.tail.close()
+        self._files, self._at = {}, {}
+        with _told_as("follow"):
+            found = find_again(self._fs, place, self._find_all(True))
+            self._read, self._read_until_ns = deque(found.read), place["read_until_ns"]
+            self._tell(found, place)
+            pairs = list(zip(found.files, place["files"], strict=True))
+            files = [
+                None if found_as is None else self._go_on(found_as, was, None) for found_as, was in pairs
+            ]
+            for opened, (_, was) in zip(files, pairs, strict=True):
+                if opened is not None and was["after"] is not None:
+                    opened.after = files[was["after"]]
+            for candidate in found.rotated:
+                self._go_on(candidate, None, self._at.get(candidate.home))
+        self._look()
+
+    def _go_on(self, candidate: Candidate, was: Place | None, after: _File | None) -> _File:
+        """A file from where it was left, or from its start, once another was read to its end."""
+        home, name = (was["home"], was["name"]) if was else (candidate.home, candidate.home)
+        framer = was["framer"] if was else self._new_framer().place()  # type: ignore[attr-defined]
+        tail: Tail | PackedTail
+        if candidate.max_ratio is None:
+            stream = self._fs.open_read(candidate.path)
+            tail = Tail(self._context, name, stream, self._new_framer, False, framer)
+        else:
+            new = resumed(self._new_framer(), framer)
+            start = framer["position"]
+            tail = PackedTail(self._fs, name, candidate.path, candidate.max_ratio, new, start)
+        file = _File(tail, candidate.inode, home, self._clock.monotonic(), self._rounds, after)
+        self._files[candidate.inode] = self._at[home] = file
+        return file
+
+    def _tell(self, found: FoundAgain, place: Place) -> None:
+        """What became of the files. Raises `SourceError` if something would be skipped that was not read."""
+        lost = [was for was, file in zip(place["files"], found.files, strict=True) if file is None]
+        for was in [was for was in lost if was["is"]["bytes"]]:
+            left = f"{was['name']}: the file that was left at byte {was['is']['bytes']}"
+            text = f"{left} is gone or was rewritten, and there is no copy of it"
+            if not self._skips_lost:
+                raise SourceError(
+                    f"{text}; what came after that byte would be skipped: bring it back, or set if_lost: skip"
+                )
+            self._context.log.warning("%s; what came after that byte is skipped", text)
+        for copy, original in found.copies:
+            text = "%s: taken for a copy of %s, and not read"
+            self._context.log.warning(text, copy.path.name, original.path.name)
+        for candidate in found.rotated:
+            text = "%s: was rotated while nothing ran; it is read before %s"
+            self._context.log.info(text, candidate.path.name, candidate.home)
+
+    def _note_rotated(self) -> None:
+        """Files that were rotated before the first start are not part of the stream."""
+        rotated = [each for each in self._find_all(False) if not each.is_followed]
+        for each in sorted(rotated, key=lambda each: each.modified_ns):
+            with _told_as(each.name):
+                known = each.identity(self._fs, each.length(self._fs)) if each.max_ratio is None else None
+            self._done_with(each.inode, known, each.modified_ns)
+
+    def _done_with(self, inode: tuple[int, int], known: Place | None, modified_ns: int) -> None:
+        device, number = inode
+        self._read.append({"device": device, "inode": number, "is": known, "modified_ns": modified_ns})
+        if len(self._read) > _READ_FILES:
+            self._read_until_ns = max(self._read_until_ns, self._read.popleft()["modified_ns"])
+
     def close(self) -> None:
         """See `Source.close`."""
         self._closed = True
@@ -113,7 +210,42 @@ class FollowSource:
 
     def _advance(self, file: _File) -> bool:
         with _told_as(file.tail.name):
-            return file.tail.advance()
+            grew = file.tail.advance()
+            if (was := file.tail.replaced) is not None:
+                file.tail.replaced = None
+                if self._context.commits_kept:
+                    self._catch_up(file, was)
+                    self._current = None  # its turn comes again
+        return grew
+
+    def _catch_up(self, file: _File, was: Place | None = None) -> None:
+        """Put before a file what had its name since it was looked up last, and lost it again.
+
+        With `was`, that is at first the copy made of the file before it was cut, from there on.
+        """
+        place = self.place()
+        at = list(self._files.values()).index(file)
+        if was is not None:
+            place["files"][at] |= {**was, "device": 0, "inode": 0}
+        found = find_again(self._fs, place, self._find_all(False))
+        self._read = deque(found.read)
+        new = [c for c in found.rotated if c.home == file.home and not self._is_open(c)]
+        behind = file.after
+        if was is not None and (copy := found.files[at]) is not None and copy.inode not in self._files:
+            behind = self._go_on(copy, place["files"][at], behind)
+        elif was is not None:
+            self._done_with((0, 0), was["is"], 0)
+        for candidate in new:
+            behind = self._go_on(candidate, None, behind)
+        file.after = behind
+        self._at[file.home] = file
+
+    def _is_open(self, candidate: Candidate) -> bool:
+        """Whether a file is one of those that are being read, or was made of one by compressing it."""
+        if candidate.inode in self._files:
+            return True
+        whole = candidate.identity(self._fs, candidate.length(self._fs))
+        return any(file.tail.has(whole) for file in self._files.values())
 
     def _next_turn(self) -> bool:
         """Turn to the next file; False after a round without news."""
@@ -166,6 +298,8 @@ class FollowSource:
         self._found = True
 
     def _forget(self, file: _File) -> None:
+        with _told_as(file.tail.name):
+            self._done_with(file.inode, file.tail.identity(), file.tail.modified_ns())
         file.tail.close()
         del self._files[file.inode]
         if self._at[file.home] is file:
@@ -186,6 +320,8 @@ class FollowSource:
             before = self._at.get(name)
             if before is not None and before is not file:
                 self._wait_for(before)
+                if self._context.commits_kept and file.after is before:
+                    self._catch_up(file)
             self._at[name], file.home = file, name
 
     def _open(self, name: str, path: Path, from_end: bool) -> _File | None:
@@ -203,6 +339,18 @@ class FollowSource:
         now_s = self._clock.monotonic()
         self._files[inode] = _File(tail, inode, name, now_s, self._rounds, self._at.get(name))
         return self._files[inode]
+
+
+def _left(file: _File) -> Place:
+    """Where a file was left."""
+    return {
+        "name": file.tail.name,
+        "home": file.home,
+        "device": file.inode[0],
+        "inode": file.inode[1],
+        "framer": place_in(file.tail.framer),
+        "is": file.tail.identity(),
+    }
 
 
 @contextmanager

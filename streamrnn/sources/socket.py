@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from streamrnn.net.connection import Connection
     from streamrnn.net.listening import Listener
     from streamrnn.ports import Framer
+    from streamrnn.sources.ingest import IngestSource
 
 _READ_BYTES = 1 << 16
 """What is read from one client in a round; more waits in the kernel."""
 
 
-class _Stream:
+class Stream:
     """The records of one connection."""
 
     __slots__ = ("at_end", "connection", "cut_off", "fed", "framer", "is_queued", "line_at", "line_s")
@@ -42,6 +43,7 @@ class _Stream:
         """Why a record that is not complete at the end is refused."""
 
     def feed(self, data: bytes) -> None:
+        """More bytes from the client."""
         self.fed += len(data)
         self.framer.feed(data)
 
@@ -83,24 +85,26 @@ class SocketSource:
         self._server = Server(listeners, Room(config.max_connections, config.max_pending_bytes), context)
         self.addresses = [listener.address for listener in listeners]
         """Where it listens, in the order of the options, with the ports it got."""
-        self._queues: dict[str, deque[_Stream]] = {address: deque() for address in self.addresses}
+        self._queues: dict[str, deque[Stream]] = {address: deque() for address in self.addresses}
         """Connections that may have whole records, by address; the first is next."""
         self._turns = deque(self.addresses)
-        self._streams: dict[int, _Stream] = {}
-        self._held: list[_Stream] = []
+        self._streams: dict[int, Stream] = {}
+        self._held: list[Stream] = []
         """Those with records whose clients do not read their answers."""
-        self._leaving: list[_Stream] = []
+        self._leaving: list[Stream] = []
         """Those of which all records were taken and of which no more will come."""
         self._checked_s = self._server.now_s
         limits_s = (config.line_s, config.stall_s, config.idle_s or 1.0)
         self._check_every_s = min(1.0, *(limit_s / 4 for limit_s in limits_s))
-        self._has_ended = False
+        self._has_ended = self._stopped = False
 
     def read(self, limit: int, wait_ms: int) -> Block | None:
         """See `Source.read`; None also where something happened that made no record whole."""
         if self._has_ended:
             raise EndOfStream
         self._release()
+        if self._stopped:
+            return self._rest(limit)
         at_once = any(self._queues.values()) or self._is_over()
         for connection in self._server.round(0 if at_once else wait_ms / 1000):
             self._receive(self._stream(connection))
@@ -110,6 +114,10 @@ class SocketSource:
             self._has_ended = True
             raise EndOfStream
         return block
+
+    def stop(self) -> None:
+        """See `Source`; clients that do not read their answers are not waited for."""
+        self._stopped = True
 
     def position(self) -> Mapping[str, int]:
         """See `Source.position`: none, for what a connection has brought cannot be read again."""
@@ -124,16 +132,22 @@ class SocketSource:
         """Send to a client, without waiting for it; False if it has left."""
         return self._server.send(connection, data)
 
+    def _rest(self, limit: int) -> Block:
+        block = self._next_block(limit)
+        if block is None:
+            raise EndOfStream
+        return block
+
     def _is_over(self) -> bool:
         ends = self._config.until == "last_connection_closed"
         return ends and self._server.accepted > 0 and not self._server.connections
 
-    def _stream(self, connection: Connection) -> _Stream:
+    def _stream(self, connection: Connection) -> Stream:
         if connection.number not in self._streams:
-            self._streams[connection.number] = _Stream(connection, self._new_framer())
+            self._streams[connection.number] = Stream(connection, self._new_framer())
         return self._streams[connection.number]
 
-    def _receive(self, stream: _Stream) -> None:
+    def _receive(self, stream: Stream) -> None:
         if stream.is_queued:  # its records first; the rest waits in the kernel, and then in the client
             return
         data = self._server.receive(stream.connection, _READ_BYTES)
@@ -142,7 +156,7 @@ class SocketSource:
         if data or stream.connection.has_ended:
             self._queue(stream)
 
-    def _queue(self, stream: _Stream) -> None:
+    def _queue(self, stream: Stream) -> None:
         if not stream.is_queued:
             stream.is_queued = True
             self._queues[stream.connection.address].append(stream)
@@ -156,9 +170,9 @@ class SocketSource:
                 return _block(parts, Origin("socket", address))
         return None
 
-    def _take(self, queue: deque[_Stream], limit: int) -> list[tuple[_Stream, Frames]]:
+    def _take(self, queue: deque[Stream], limit: int) -> list[tuple[Stream, Frames]]:
         """At most `limit` records, in shares that are equal as far as there are records."""
-        parts: list[tuple[_Stream, Frames]] = []
+        parts: list[tuple[Stream, Frames]] = []
         while queue and limit > 0:
             share = max(1, limit // len(queue))
             for _ in range(min(len(queue), limit)):
@@ -173,7 +187,7 @@ class SocketSource:
                     self._settle(stream)
         return parts
 
-    def _settle(self, stream: _Stream) -> None:
+    def _settle(self, stream: Stream) -> None:
         stream.is_queued = False
         if stream.connection.has_ended:
             self._leaving.append(stream)
@@ -210,25 +224,30 @@ class SocketSource:
             if connection.pending:
                 if stream.line_s < now_s:  # as long as nothing is read, a line cannot end
                     stream.line_s = now_s
-            elif not (connection.has_ended or stream.is_queued):
-                self._check_reading(stream, now_s)
+            elif not (connection.has_ended or stream.is_queued) and (
+                why := overdue(stream, self._config, now_s)
+            ):
+                self._end(stream, why)
 
-    def _check_reading(self, stream: _Stream, now_s: float) -> None:
-        connection, config = stream.connection, self._config
-        if now_s - stream.line_s > config.line_s:
-            stream.cut_off = f"the line was not complete within {config.line_s:g} s"
-            self._end(stream, stream.cut_off)
-        elif config.idle_s and now_s - max(connection.received_s, connection.sent_s) > config.idle_s:
-            self._end(stream, f"nothing came for {config.idle_s:g} s")
-
-    def _end(self, stream: _Stream, why: str) -> None:
+    def _end(self, stream: Stream, why: str) -> None:
         """Read no more from a client; the records that it sent are served."""
         self._server.end(stream.connection, why)
         if not stream.is_queued and stream not in self._leaving:
             self._queue(stream)
 
 
-def _block(parts: list[tuple[_Stream, Frames]], origin: Origin) -> Block:
+def overdue(stream: Stream, config: SocketSourceConfig, now_s: float) -> str | None:
+    """Why a client takes too long to send, if it does; a record that has begun is refused for it."""
+    connection = stream.connection
+    if now_s - stream.line_s > config.line_s:
+        stream.cut_off = f"the line was not complete within {config.line_s:g} s"
+        return stream.cut_off
+    if config.idle_s and now_s - max(connection.received_s, connection.sent_s) > config.idle_s:
+        return f"nothing came for {config.idle_s:g} s"
+    return None
+
+
+def _block(parts: list[tuple[Stream, Frames]], origin: Origin) -> Block:
     """The records of all parts, in their order."""
     numbers, frames = [stream.connection.number for stream, _ in parts], [each for _, each in parts]
     if len(parts) == 1:
@@ -255,10 +274,22 @@ def _block(parts: list[tuple[_Stream, Frames]], origin: Origin) -> Block:
     )
 
 
-def build(config: SocketSourceConfig, context: Context, new_framer: Callable[..., Framer]) -> SocketSource:
-    """The source, listening. Raises `SourceError` if it cannot."""
+def build(
+    config: SocketSourceConfig, context: Context, new_framer: Callable[..., Framer]
+) -> SocketSource | IngestSource:
+    """The source, listening. Raises `SourceError` if it cannot, `OptionError` for a codec without lines."""
+    logged = None
+    if config.durability == "log":
+        from streamrnn.sources.ingest import IngestSource
+        from streamrnn.sources.logged import Logged
+
+        logged = Logged("socket", config, context, new_framer(), config.max_producers)
     try:
         listeners = listen(config.addresses(), context)
     except OSError as error:
+        if logged is not None:
+            logged.close()
         raise SourceError(f"{error.filename}: cannot listen: {error.strerror}") from error
+    if logged is not None:
+        return IngestSource(config, context, new_framer, listeners, logged)
     return SocketSource(config, context, new_framer, listeners)

@@ -10,13 +10,14 @@ from streamrnn.errors import SourceError
 from streamrnn.events import Mark, Origin
 from streamrnn.ports import EndOfStream
 from streamrnn.prefix import prefix_of, unlike
-from streamrnn.sources.framers import place_in, resumed
+from streamrnn.sources.framers import place_in, resumed, tell_unfinished
 
 if TYPE_CHECKING:
     from streamrnn.builtins.ends import StdinConfig
     from streamrnn.context import Context
     from streamrnn.events import Block
     from streamrnn.ports import Framer, Place
+    from streamrnn.sources.logged_stdin import LoggedStdinSource
 
 _READ_BYTES = 1 << 18
 _ORIGIN = Origin("stdin", "stdin")
@@ -30,7 +31,8 @@ class StdinSource:
     def __init__(self, context: Context, framer: Framer) -> None:
         self._context = context
         self._framer = framer
-        self._ended = False
+        self._ended = self._stopped = False
+        self._fed = 0
         self._marked = False
         offset: Callable[[], int | None] = getattr(context.stdin, "offset", lambda: None)
         self._began = offset()
@@ -41,6 +43,9 @@ class StdinSource:
         deadline_s = self._context.clock.monotonic() + wait_ms / 1000
         left_ms = wait_ms
         while not (frames := self._framer.take(limit)):
+            if self._stopped:
+                self._tell_unfinished()
+                raise EndOfStream
             if self._ended:
                 return self._end()
             if left_ms < 0 or not self._receive(left_ms):
@@ -80,6 +85,10 @@ class StdinSource:
         self._began, self._ended, self._marked = place["began"], place["ended"], place["ended"]
         self._framer = resumed(self._framer, place["framer"])
 
+    def stop(self) -> None:
+        """See `Source`; a regular file can be read again, but what was taken of it is served all the same."""
+        self._stopped = True
+
     def close(self) -> None:
         """See `Source.close`; standard input belongs to the process and stays open."""
 
@@ -90,11 +99,16 @@ class StdinSource:
         except OSError as error:
             raise SourceError(f"stdin: cannot read: {error.strerror}") from error
         if data:
+            self._fed += len(data)
             self._framer.feed(data)
         elif data is not None:
             self._ended = True
             self._framer.finish()
         return data is not None
+
+    def _tell_unfinished(self) -> None:
+        if self._began is None and not self._ended:
+            tell_unfinished(self._context.log, "stdin", self._framer, self._fed)
 
     def _end(self) -> Mark:
         if self._marked:
@@ -103,6 +117,14 @@ class StdinSource:
         return Mark("source_end", _ORIGIN, self._framer.position)
 
 
-def build(config: StdinConfig, context: Context, new_framer: Callable[..., Framer]) -> StdinSource:
-    """The source; nothing is read yet."""
+def build(
+    config: StdinConfig, context: Context, new_framer: Callable[..., Framer]
+) -> StdinSource | LoggedStdinSource:
+    """The source; nothing is read yet. Raises `SourceError` and `OptionError` for its log, if any."""
+    if config.durability == "log":
+        from streamrnn.sources.logged import Logged
+        from streamrnn.sources.logged_stdin import LoggedStdinSource
+
+        logged = Logged("stdin", config, context, new_framer(), names=0)
+        return LoggedStdinSource(context, new_framer, logged)
     return StdinSource(context, new_framer())

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO
 
+from streamrnn.sources.framers import place_of, resumed
+from streamrnn.sources.identity import FIRST_BYTES, LAST_BYTES, identity
+
 if TYPE_CHECKING:
     from streamrnn.context import Context
     from streamrnn.events import Frames
-    from streamrnn.ports import Framer
+    from streamrnn.ports import Framer, Place
 
-FIRST_BYTES = 1 << 12
-LAST_BYTES = 1 << 12
 _READ_BYTES = 1 << 20
 _SETTLED_S = 2.0
 """The coarsest clock that file systems stamp changes with: a later change within it may not show."""
@@ -28,13 +29,21 @@ class Tail:
     """
 
     def __init__(
-        self, context: Context, name: str, file: BinaryIO, new_framer: Callable[..., Framer], from_end: bool
+        self,
+        context: Context,
+        name: str,
+        file: BinaryIO,
+        new_framer: Callable[..., Framer],
+        from_end: bool,
+        place: Place | None = None,
     ) -> None:
         self.name = name
         self.grew = False
         """Whether anything was read in this turn."""
         self.unlinked = False
         """Whether the file has no name left, as the last `begin` saw it."""
+        self.replaced: Place | None = None
+        """Where it was left before other records took the place of those that were consumed."""
         self._fs, self._log, self._file = context.fs, context.log, file
         self._new_framer = new_framer
         self._stamps: tuple[int, ...] = ()
@@ -42,12 +51,28 @@ class Tail:
         self._settled = True
         self._due = False
         self._goal = 0
-        self._stand(self._last_line() if from_end else 0)
+        if place is None:
+            self._stand(self._last_line() if from_end else 0)
+        else:
+            self._stand(place["position"])
+            self.framer = resumed(new_framer(), place)
+
+    def identity(self) -> Place:
+        """What tells the file by what was consumed of it, be it rewritten meanwhile or not."""
+        position = self.framer.position
+        return identity(self._first[:position], self._before(position), position)
+
+    def has(self, wanted: Place) -> bool:
+        """Whether the file, as it is now, begins as an identity says. Raises `OSError`."""
+        length, last_bytes = wanted["bytes"], wanted["last_bytes"]
+        first = self._fs.read_at(self._file, 0, min(length, FIRST_BYTES))
+        last = self._fs.read_at(self._file, length - last_bytes, last_bytes)
+        return identity(first, last, length) == wanted
 
     @property
     def position(self) -> int:
         """Bytes of the file before the next record."""
-        return self._framer.position
+        return self.framer.position
 
     def begin(self, now_s: float) -> None:
         """Begin a turn, which ends where the file ends now. Raises `OSError`."""
@@ -61,7 +86,7 @@ class Tail:
 
     def take(self, limit: int) -> Frames:
         """See `Framer.take`."""
-        return self._framer.take(limit)
+        return self.framer.take(limit)
 
     def advance(self) -> bool:
         """Read on, once `take` has nothing; False where the turn ends. Raises `OSError`."""
@@ -79,16 +104,20 @@ class Tail:
             self._consume(new, data)
         return bool(new)
 
+    def modified_ns(self) -> int:
+        """When the file was last changed."""
+        return self._fs.status_of(self._file).st_mtime_ns
+
     def finish(self) -> None:
         """The file will not grow any more: what is left is a record too."""
-        self._framer.finish()
+        self.framer.finish()
 
     def close(self) -> None:
         """Give the file back; twice is fine."""
         self._file.close()
 
     def _consume(self, new: bytes, data: bytes) -> None:
-        self._framer.feed(new)
+        self.framer.feed(new)
         self._offset += len(new)
         self._first += new[: FIRST_BYTES - len(self._first)]
         self._last = data
@@ -96,32 +125,36 @@ class Tail:
 
     def _settle_records(self) -> None:
         """Once all whole records were taken: remember the end of them, and only the last of what was read."""
-        open_bytes = self._offset - self._framer.position
-        if open_bytes < len(self._last):
-            end = len(self._last) - open_bytes
-            self._records = self._last[max(end - LAST_BYTES, 0) : end]
+        self._records = self._before(self.framer.position)
         self._last = self._last[-LAST_BYTES:]
+
+    def _before(self, position: int) -> bytes:
+        """The last bytes before the next record, as they were consumed."""
+        end = len(self._last) - (self._offset - position)
+        return self._last[max(end - LAST_BYTES, 0) : end] if end > 0 else self._records
 
     def _begins_with(self, first: bytes) -> bool:
         return self._fs.read_at(self._file, 0, len(first)) == first
 
     def _go_back(self) -> None:
         """Find out how much of what was consumed is gone."""
-        end, known = self._framer.position, self._records
+        end, known = self.framer.position, self._records
         found = self._fs.read_at(self._file, end - len(known), len(known))
         stand = end > 0 and found == known and self._begins_with(self._first[:end])
         if open_bytes := self._offset - end:
             text = "%s: was cut or rewritten; %d bytes of an unfinished record at byte %d are discarded"
             self._log.warning(text, self.name, open_bytes, end)
         if not stand:
+            self.replaced = {"framer": place_of(self.framer), "is": self.identity()}
             self._log.info("%s: was cut or rewritten; reading it from its start", self.name)
         self._stand(end if stand else 0)
         self._due = self.grew = True
+        self._stamps = ()
         self._goal = self._fs.status_of(self._file).st_size
 
     def _stand(self, position: int) -> None:
         """Go on at `position` with a new framer; what is before it counts as consumed."""
-        self._framer = self._new_framer(position)
+        self.framer = self._new_framer(position)
         self._offset = position
         low = max(position - LAST_BYTES, 0)
         self._first = self._fs.read_at(self._file, 0, min(position, FIRST_BYTES))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from streamrnn_kafka.options import KafkaSourceConfig
 
 
-_STOP_S = 5
+_STOP_S, _SLACK_S = 5, 0.05
 _TRIES, _AGAIN_S = 100, 0.1
 """How often a group whose broker is only starting is asked, and after how long."""
 
@@ -267,8 +267,13 @@ class KafkaSource:
         self._next = dict(offsets)
 
     async def _fetched(self, wait_ms: int, most: int) -> Mapping[TopicPartition, Sequence[ConsumerRecord]]:
+        fetch = self.consumer.getmany(timeout_ms=wait_ms, max_records=most)
         try:
-            return await self.consumer.getmany(timeout_ms=wait_ms, max_records=most)  # type: ignore[no-any-return]
+            # While the group is formed anew this waits for its end, which waits for our answer to it.
+            found = await asyncio.wait_for(fetch, wait_ms / 1000 + _SLACK_S)
+            return found  # type: ignore[no-any-return]
+        except TimeoutError:
+            return {}
         except NoOffsetForPartitionError:
             # The client looked for a committed offset before we told it where to go on.
             return {}

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 import kafka_broker as kafka
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
+from streamrnn_kafka.live_source import build
+from streamrnn_kafka.options import KafkaSourceConfig
 from test_kafka_group import brokers
 from test_kafka_log_pipeline import PARTS, REGISTRY, context_at, lines
 
@@ -280,3 +282,18 @@ async def reset_offsets(brokers, group, offsets):
         except Exception:  # the group's last member may not be gone yet
             await asyncio.sleep(0.1)
     await consumer.stop()
+
+
+def test_a_read_ends_in_time_while_the_group_is_formed_anew(brokers, topic, tmp_path, monkeypatch):
+    context, _ = context_at(tmp_path)
+    reading = build(KafkaSourceConfig(brokers=brokers, topic=topic), context, lambda: None)
+    assert reading.read(10, 50) is None
+
+    async def waits_for_the_group(**options):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(reading.consumer, "getmany", waits_for_the_group)
+    start_s = time.monotonic()
+    assert reading.read(10, 50) is None
+    assert time.monotonic() - start_s < 5
+    reading.close()

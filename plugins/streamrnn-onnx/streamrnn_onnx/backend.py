@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -190,12 +190,13 @@ def from_graph(array: Array, layout: Layout) -> Array:
     return array.reshape(*array.shape, *(1,) * missing).transpose(np.argsort(order))
 
 
-def _order(layout: Layout) -> list[int]:
+@cache
+def _order(layout: Layout) -> tuple[int, ...]:
     """For each axis of the graph its place in [n, t, *shape]; axes it does not have come last."""
     rest = iter(range(2, 2 + len(layout.shape)))
     places = {layout.rows: 0, layout.steps: 1}
     order = [places[axis] if axis in places else next(rest) for axis in range(len(layout.sizes))]
-    return order + [place for place in (0, 1) if place not in order]
+    return (*order, *(place for place in (0, 1) if place not in order))
 
 
 def _kept(array: Array, layout: Layout) -> tuple[int, ...]:

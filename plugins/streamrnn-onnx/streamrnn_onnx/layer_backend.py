@@ -2,49 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamrnn.core.rows import all_finite
 from streamrnn.errors import ModelError
 from streamrnn_onnx.backend import OnnxBackend, run
+from streamrnn_onnx.layer_graph import LENS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streamrnn.backend import Arrays
+    from streamrnn.backend import Arrays, Description, Fact
+    from streamrnn_onnx.axes import Layout
+    from streamrnn_onnx.plan import Plan
 
     IntArray = NDArray[np.int64]
 
 
 class OnnxLayers(OnnxBackend):
-    """See `OnnxBackend`. `step` raises `ModelError` for an index that an embedding has no row for."""
+    """See `OnnxBackend`. `step` raises `ModelError` for an index that an embedding has no row for.
+
+    `session` has the graph of one step, which leaves out outputs that are states, `known` by name.
+    `sequences` has that of several, told after how many each row ends; None if there is no scan.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        outputs: Mapping[str, Layout],
+        description: Description,
+        session: Any,
+        sequences: Any,
+        known: Mapping[str, str],
+        facts: Sequence[Fact] = (),
+    ) -> None:
+        super().__init__(plan, outputs, description, session, sequences is not None, facts)
+        self._sequences, self._known = sequences, known
+        asked = [spec.name for spec in self.outputs if spec.name not in known]
+        self._step_asked = [*self._after.values(), *asked]
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        super().close()
+        self._sequences = None
 
     def step(self, state: Arrays, x: Arrays) -> tuple[Arrays, Arrays]:
-        """See `Backend.step`: what `call` does for one step, without a plan to look into."""
-        feeds = {t.name: np.ascontiguousarray(state[t.name]) for t in self.state.tensors}
-        for spec in self.inputs:
-            array = np.ascontiguousarray(x[spec.name], spec.dtype)
-            if spec.high is not None:
-                _check(spec.name, array, spec.high)
-            feeds[spec.name] = array[None] if self.has_steps else array
-        found = run(self._session, self._asked, feeds)
-        y = {spec.name: found[spec.name][0] if self.has_steps else found[spec.name] for spec in self.outputs}
-        return {name: found[after] for name, after in self._after.items()}, y
-
-    def call(self, state: Arrays, x: Arrays) -> tuple[Arrays, Arrays]:
-        """See `OnnxBackend.call`."""
-        for spec in self.inputs:
-            if spec.high is not None:
-                _check(spec.name, x[spec.name], spec.high)
-        return super().call(state, x)
+        """See `Backend.step`."""
+        feeds = {**self._checked(x), **self._states_of(state)}
+        if not self.has_steps:
+            found = run(self._session, self._step_asked, feeds)
+        else:
+            found = run(self._session, self._step_asked, {name: array[None] for name, array in feeds.items()})
+            found = {name: array[0] for name, array in found.items()}
+        new_state = {name: found[after] for name, after in self._after.items()}
+        known = self._known
+        y = {s.name: new_state[known[s.name]] if s.name in known else found[s.name] for s in self.outputs}
+        return new_state, y
 
     def _scan(self, state: Arrays, x: Arrays, lens: IntArray) -> tuple[Arrays, Arrays, IntArray]:
-        """See `OnnxBackend.scan`; indices behind a row's end may be anything."""
-        valid = np.arange(next(iter(x.values())).shape[1]) < np.asarray(lens)[:, None]
-        known = {spec.name for spec in self.inputs if spec.high is not None}
-        x = {name: np.where(valid[:, :, None], a, 0) if name in known else a for name, a in x.items()}
-        return super()._scan(state, x, lens)
+        """See `Backend.scan`; indices behind a row's end may be anything."""
+        n, t = next(iter(x.values())).shape[:2]
+        valid = np.arange(t) < np.asarray(lens)[:, None]
+        indices = {spec.name for spec in self.inputs if spec.high is not None}
+        x = {name: np.where(valid[:, :, None], a, 0) if name in indices else a for name, a in x.items()}
+        feeds = {name: np.ascontiguousarray(a.swapaxes(0, 1)) for name, a in self._checked(x).items()}
+        feeds |= {**self._states_of(state), LENS: np.asarray(lens, np.int32)}
+        found = run(self._sequences, self._asked, feeds)
+        new_state = {name: found[after] for name, after in self._after.items()}
+        y = {spec.name: found[spec.name].swapaxes(0, 1) for spec in self.outputs}
+        bad_at = np.full(n, -1)
+        # Under tanh a state that is not finite stays so to the last step; outputs are there for every step.
+        if not all(map(all_finite, found.values())):
+            for row in range(n):
+                first = self._rows(state, slice(row, row + 1))
+                bad_at[row] = self._first_bad(first, x, row, int(lens[row]))
+        return new_state, y, bad_at
+
+    def _states_of(self, state: Arrays) -> Arrays:
+        return {name: np.ascontiguousarray(state[name]) for name in self._after}
+
+    def _checked(self, x: Arrays) -> Arrays:
+        feeds = {spec.name: np.ascontiguousarray(x[spec.name], spec.dtype) for spec in self.inputs}
+        for spec in self.inputs:
+            if spec.high is not None:
+                _check(spec.name, feeds[spec.name], spec.high)
+        return feeds
 
 
 def _check(name: str, indices: Any, high: int) -> None:

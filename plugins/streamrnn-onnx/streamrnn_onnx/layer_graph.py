@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -33,11 +33,13 @@ if TYPE_CHECKING:
 OPSET = 17
 IR_VERSION = 8
 ROWS, STEPS = "batch", "steps"
+LENS = "steps:lens"
 _GATES = {
     "lstm": GateOrder(PYTORCH_LSTM, ONNX_LSTM).blocks,
     "gru": GateOrder(PYTORCH_GRU, ONNX_GRU).blocks,
     "rnn": [0],
 }
+Form = Literal["export", "scan", "step"]
 _ELEMENTS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
@@ -48,9 +50,24 @@ def has_time(layers: Sequence[LayerPlan]) -> bool:
     return bool(recurrent) and not projected
 
 
-def make_model(model: LoadedModel) -> ModelProto:
-    """The graph with its weights. Raises `OptionError` for an output named like an input."""
-    return _Maker(model).make()
+def make_model(model: LoadedModel, form: Form = "export") -> ModelProto:
+    """The graph with its weights. Raises `OptionError` for an output named like an input.
+
+    Two forms are made for serving alone, and differ where the graph has an axis of steps. "scan" takes one
+    input more, `LENS` int32 [batch]: after how many steps each row's state is told. "step" is for one step:
+    its states are [1, batch, size], and outputs that are a state (see `outputs_of_states`) are left out.
+    """
+    return _Maker(model, form if has_time(model.plan.layers) else "export").make()
+
+
+def outputs_of_states(model: LoadedModel) -> dict[str, str]:
+    """The outputs that are the h of a recurrent layer as it is, each with the name of that state."""
+    tops = {
+        layer.name: layer.cells[-1].states[0]
+        for layer in model.plan.layers
+        if isinstance(layer, RecurrentPlan)
+    }
+    return {name: tops[layer] for name, layer in model.plan.outputs.items() if layer in tops}
 
 
 def exported(options: Any, given: Mapping[str, TensorSpec], context: Context) -> bytes:
@@ -61,8 +78,8 @@ def exported(options: Any, given: Mapping[str, TensorSpec], context: Context) ->
 
 
 class _Maker:
-    def __init__(self, model: LoadedModel) -> None:
-        self.model = model
+    def __init__(self, model: LoadedModel, form: Form) -> None:
+        self.model, self.form = model, form
         self.time = has_time(model.plan.layers)
         self.rank = 3 if self.time else 2
         self.nodes: list[Any] = []
@@ -79,14 +96,19 @@ class _Maker:
         values = {name: name for name in inputs}
         for layer in plan.layers:
             values[layer.name] = self._layer(layer, values)
-        for name, layer_name in plan.outputs.items():
-            self.add("Identity", [values[layer_name]], name)
+        known = outputs_of_states(self.model) if self.form == "step" else {}
+        outputs = [spec for spec in plan.description.outputs if spec.name not in known]
+        for spec in outputs:
+            self.add("Identity", [values[plan.outputs[spec.name]]], spec.name)
+        ports = [*map(self._port, inputs.values()), *(self._state_port(t.name, t) for t in states)]
+        if self.form == "scan":
+            ports.append(helper.make_tensor_value_info(LENS, TensorProto.INT32, [ROWS]))
         graph = helper.make_graph(
             self.nodes,
             "layers",
-            [*map(self._port, inputs.values()), *(self._state_port(t.name, t) for t in states)],
+            ports,
             [
-                *map(self._port, plan.description.outputs),
+                *map(self._port, outputs),
                 *(self._state_port(f"{t.name}_next", t) for t in states),
             ],
             [numpy_helper.from_array(array, name) for name, array in self.constants.items()],
@@ -117,7 +139,8 @@ class _Maker:
         return helper.make_tensor_value_info(spec.name, _ELEMENTS[spec.dtype], [*free, *spec.shape])
 
     def _state_port(self, name: str, spec: TensorSpec) -> Any:
-        return helper.make_tensor_value_info(name, _ELEMENTS[spec.dtype], [ROWS, *spec.shape])
+        lead = [1, ROWS] if self.form == "step" else [ROWS]
+        return helper.make_tensor_value_info(name, _ELEMENTS[spec.dtype], [*lead, *spec.shape])
 
     def _layer(self, layer: LayerPlan, values: dict[str, str]) -> str:
         name, weights = f"layer:{layer.name}", self.model.weights
@@ -147,18 +170,23 @@ class _Maker:
             return self._projected(cell, x, name)
         if not self.time:
             x = self.add("Unsqueeze", [x, self._axis(0)], f"{name}/step")
-        before = [self.add("Unsqueeze", [s, self._axis(0)], f"{name}/{s}") for s in cell.states]
+        one = self.form == "step"
+        before = [s if one else self.add("Unsqueeze", [s, self._axis(0)], f"{name}/{s}") for s in cell.states]
         constants = [
             self.constant(f"{name}/{letter}", array)
             for letter, array in zip("WRB", onnx_weights(layer.kind, self._weights(cell)), strict=True)
         ]
-        after = [f"{name}/{s}_next" for s in cell.states]
+        after = [f"{s}_next" if one else f"{name}/{s}_next" for s in cell.states]
+        lens = LENS if self.form == "scan" else ""
+        every = "" if one else f"{name}/all"
         self.nodes.append(
             helper.make_node(
-                layer.kind.upper(), [x, *constants, "", *before], [f"{name}/all", *after], name=name,
+                layer.kind.upper(), [x, *constants, lens, *before], [every, *after], name=name,
                 hidden_size=cell.hidden, **_attributes(layer),
             )
         )  # fmt: skip
+        if one:  # the only step's h is the last one
+            return after[0]
         for state, last in zip(cell.states, after, strict=True):
             self.add("Squeeze", [last, self._axis(0)], f"{state}_next")
         y = self.add("Squeeze", [f"{name}/all", self._axis(1)], f"{name}/h")

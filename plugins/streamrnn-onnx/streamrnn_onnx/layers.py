@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from streamrnn.layers.loading import LoadedModel
     from streamrnn_onnx.axes import Reading
     from streamrnn_onnx.layer_backend import OnnxLayers
+    from streamrnn_onnx.layer_graph import Form
     from streamrnn_onnx.plan import Plan
+    from streamrnn_onnx.session import Opened
 
 FORMULAS = "onnx layers 1"
 """Part of the fingerprint: counts up when the same weights would give other bits."""
@@ -42,7 +44,7 @@ def build(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Context)
     """The graph in a session. Raises `OptionError` or `ModelError`."""
     from streamrnn.layers.loading import LoadedModel
     from streamrnn_onnx.layer_backend import OnnxLayers
-    from streamrnn_onnx.layer_graph import make_model
+    from streamrnn_onnx.layer_graph import has_time, make_model, outputs_of_states
     from streamrnn_onnx.session import open_session
 
     model = LoadedModel(layers_config(config), given, context)
@@ -50,13 +52,19 @@ def build(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Context)
     plan = plan_model(OnnxConfig(path="layers"), {s.name: s for s in described.inputs}, read_graph(proto))
     reading = _reading(plan)
     outputs = {name: output_layout(port, reading) for name, port in plan.outputs.items()}
-    opened = open_session(proto.SerializeToString(), config.providers, config.threads)
+
+    def session(form: Form) -> Opened:
+        made = make_model(model, form).SerializeToString()
+        return open_session(made, config.providers, config.threads)
+
+    opened = session("step")
     return OnnxLayers(
         plan.chosen(reading),
         {name: layout for name, layout in outputs.items() if layout is not None},
         replace(described, state=model.state(FORMULAS, opened.provider)),
         opened.session,
-        _may_scan(model),
+        session("scan").session if _may_scan(model) else None,
+        outputs_of_states(model) if has_time(model.plan.layers) else {},
         [Fact("provider", opened.provider, "", "; ".join(opened.passed_over))],
     )
 

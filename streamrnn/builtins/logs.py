@@ -1,0 +1,148 @@
+"""The options of the `log` source and sink."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from streamrnn.hookspecs import Component
+from streamrnn.log.rolling import Rolling
+
+_PARTITION = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+
+
+def _moment(text: str) -> str:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ValueError(f"expected a time such as 2026-01-31T12:00:00Z, found '{text}'")
+    return text
+
+
+class From(BaseModel):
+    """An offset or a time to begin at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    offset: int | None = Field(None, ge=0, description="The offset of the first record, in each partition.")
+    time: Annotated[str, AfterValidator(_moment)] | None = Field(
+        None, description="A time with its zone, such as 2026-01-31T12:00:00Z."
+    )
+
+    @model_validator(mode="after")
+    def _is_one(self) -> From:
+        if (self.offset is None) == (self.time is None):
+            raise ValueError("expected offset or time, found " + ("neither" if self.time is None else "both"))
+        return self
+
+    @property
+    def time_us(self) -> int:
+        """Microseconds since 1970 of `time`."""
+        assert self.time is not None
+        return round(datetime.fromisoformat(self.time).timestamp() * 1_000_000)
+
+
+def _named_or_at(value: Any) -> str:
+    return "named" if isinstance(value, str) else "at"
+
+
+class LogSourceConfig(BaseModel):
+    """Events from the partitions of a log."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(min_length=1, description="The folder of the log, relative to the pipeline file.")
+    partitions: list[_PARTITION] | None = Field(
+        default=None,
+        min_length=1,
+        description="Which partitions to read, in this order; all of them if left out, numbers first.",
+    )
+    follow: bool = Field(
+        default=False,
+        description="Whether to wait for more, and for new partitions; the pipeline then runs until it is "
+        "stopped. Otherwise each partition is read to its end, one after the other.",
+    )
+    start: Annotated[
+        Annotated[Literal["earliest", "latest"], Tag("named")] | Annotated[From, Tag("at")],
+        Discriminator(_named_or_at),
+    ] = Field(
+        default="earliest",
+        description="Where to begin without a commit: at the first record there is, behind the last one, at "
+        "`{offset: 7}`, or `{time: ...}`, with the first file that was written to since then.",
+    )
+    records: Literal["plain", "enveloped"] = Field(
+        default="plain",
+        description="What lines are: records, or as in an ingest log, "
+        '`{"time": ..., "value": record}`. A `start` at a time then goes by the time in the lines.',
+    )
+
+    @property
+    def record_fields(self) -> tuple[str, ...]:
+        """See docs/plugins.md."""
+        own = ("log.offset", "log.partition")
+        return own if self.records == "plain" else (*own, "log.time", "log.producer", "log.seq")
+
+
+class LogSinkConfig(BaseModel):
+    """Outputs to a log."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    operational: ClassVar[frozenset[str]] = frozenset(
+        {"emit", "segment_bytes", "segment_s", "keep_bytes", "keep_s"}
+    )
+
+    path: str = Field(
+        min_length=1,
+        description="The folder of the log, relative to the pipeline file; made if it is missing.",
+    )
+    emit: Literal["immediate", "committed"] = Field(
+        default="immediate",
+        description="What readers are to have: outputs at once, or only those that a commit holds. Without "
+        "`checkpoint` there are no commits to wait for.",
+    )
+    segment_bytes: int = Field(default=64 << 20, ge=1, description="Size at which the next file is begun.")
+    segment_s: float | None = Field(
+        default=None, gt=0, description="Seconds from a file's first record after which the next is begun."
+    )
+    keep_bytes: int | None = Field(
+        default=None, ge=0, description="Bytes of each partition beyond which its oldest files are removed."
+    )
+    keep_s: float | None = Field(
+        default=None, gt=0, description="Seconds after its last record at which a full file is removed."
+    )
+
+    @property
+    def needs_checkpoint(self) -> tuple[str, str] | None:
+        """The option that makes no sense without commits, and why."""
+        if self.emit == "immediate" and self.keep_bytes is self.keep_s is None:
+            return None
+        option = "emit" if self.emit == "committed" else "keep_s" if self.keep_bytes is None else "keep_bytes"
+        return option, "it goes by what is committed; add checkpoint: {dir: ...}, or leave it out"
+
+    def rolling(self) -> Rolling:
+        """When files are full, and which stay."""
+        return Rolling(self.segment_bytes, self.segment_s, self.keep_bytes, self.keep_s)
+
+
+COMPONENTS = (
+    Component(
+        kind="source",
+        name="log",
+        config=LogSourceConfig,
+        build="streamrnn.sources.log:build",
+        summary="events from a log: folders of partitions, each of files of lines",
+        example="{path: data/orders}",
+    ),
+    Component(
+        kind="sink",
+        name="log",
+        config=LogSinkConfig,
+        build="streamrnn.sinks.log:build",
+        summary="outputs to a log, partition by partition",
+        example="{path: out/scores}",
+    ),
+)
