@@ -273,43 +273,15 @@ def _chain(steps: list[Feature]) -> Any:
     return then
 
 
-<<<<<<< HEAD
 def _decode(
     codec: Codec, spec: PipelineSpec, stage: EventStage, source: Source
 ) -> Callable[[Block], Columns]:
-    """From blocks to fields; as arrays of numbers, where the codec can and they are nothing else."""
-    include = spec.file.encode.include
-    supplied = _supplied(spec, source, (*stage.fields, *include))
-    fields = tuple(path for path in stage.fields if path not in supplied)
-    verbatim = tuple(path for path in include if path not in stage.fields and path not in supplied)
-    if decoder := getattr(codec, "array_decoder", None):
-        arrays = {path: shape for path, shape in stage.arrays.items() if path not in (*include, *supplied)}
-        decode: Callable[[Block], Columns] = decoder(fields, verbatim, arrays)
-    else:
-        decode = codec.decoder(fields, verbatim)
-    if not supplied:
-        return decode
-
-    def both(block: Block) -> Columns:
-        columns = decode(block)
-        columns.fields.update({path: block.fields[path] for path in supplied})
-        return columns
-
-    return both
-
-
-def _supplied(spec: PipelineSpec, source: Source, paths: Sequence[str]) -> tuple[str, ...]:
-    """The fields that the source knows without the codec."""
-    supply = getattr(source, "supply", None)
-    if supply is None:
-        return ()
-    with _told_at(spec.source.path):
-        return tuple(supply(tuple(dict.fromkeys(paths))))
-=======
-def _decode(codec: Codec, spec: PipelineSpec, stage: EventStage) -> Callable[[Block], Columns]:
     """From blocks to fields; those that the source gives itself, a record that is given for a test holds."""
-    include = spec.file.encode.include
-    given = set(getattr(spec.source.options, "record_fields", ())) & {*stage.fields, *include}
+    paths = tuple(dict.fromkeys((*stage.fields, *spec.file.encode.include)))
+    given = set(getattr(spec.source.options, "record_fields", ())) & set(paths)
+    if supply := getattr(source, "supply", None):
+        with _told_at(spec.source.path):
+            given |= set(supply(paths))
     whole = _decoder(codec, spec, stage, frozenset())
     if not given:
         return whole
@@ -338,7 +310,6 @@ def _decoder(
         }
         return decoder(fields, verbatim, arrays)  # type: ignore[no-any-return]
     return codec.decoder(fields, verbatim)
->>>>>>> main
 
 
 def _framing(codec: Codec, max_record_bytes: int) -> Any:

@@ -45,13 +45,8 @@ class Block:
 
     `starts` and `ends` are int64 [n] offsets into `buffer`; `positions` int64 [n] is where each record
     begins in its partition (bytes, for a file), `numbers` int64 [n] counts records from 1. `refused`
-<<<<<<< HEAD
-    maps the index of a record that framing refused (too long) to the reason. `fields` are columns of length
-    n that the source knows of its records beside what is in them, by path.
-=======
     maps the index of a record that framing refused (too long) to the reason. `fields` holds what the source
     knows of each record beside its bytes, by the path that a pipeline reaches it under.
->>>>>>> main
     """
 
     buffer: bytes

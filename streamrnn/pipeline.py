@@ -6,11 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-<<<<<<< HEAD
-from typing import TYPE_CHECKING, Protocol
-=======
-from typing import TYPE_CHECKING, Literal
->>>>>>> main
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from streamrnn.encode import Answered, EncodeStage
 from streamrnn.event import EventStage
@@ -95,15 +91,11 @@ class Pipeline:
         """Marks to handle before the next read; may be appended to from another thread."""
         self._idle: Callable[[], None] = getattr(parts.sink, "idle", lambda: None)
         """Lets a sink go on with what its readers did not take at once."""
-<<<<<<< HEAD
         self._commits: Committer | None = None
-=======
-        self._commits: Commits | None = None
         self.went_on = ""
         """Which commit it went on from, and what is replayed, in words."""
         self.doing: Literal["read", "serve", "write", "commit", "close"] = "read"
         """What is under way, for whoever waits for the end of it; may be read from another thread."""
->>>>>>> main
         self._closed = False
 
     @property

@@ -114,17 +114,13 @@ class Source(Protocol):
     """Where records come from. `read` is called on one thread until it raises EndOfStream, then `close`.
 
     One that has connections may offer `answer(connection, data) -> bool`: bytes for the client that
-<<<<<<< HEAD
-    `Block.connection` numbers, false if it has left. With `partitioned = True`, keys, limits and largest
-    times are a partition's own. One that knows of its records what is not in them may offer
-    `supply(paths) -> paths`: it is told once, before the first read, what the pipeline looks at, and answers
-    which of it stands in `Block.fields`; the codec is not asked for those.
-=======
     `Block.connection` numbers, false if it has left. One that cannot read again what it was given may offer
     `stop()`, called once when a run is to end early: from then on nothing is taken from outside, and `read`
     gives what was taken before, whole records only, and then raises EndOfStream. With
     `partitioned = True`, keys, limits and largest times are a partition's own.
->>>>>>> main
+    One whose records have fields by any name beside what is in them may offer `supply(paths) -> paths`: it is
+    told once, before the first read, what the pipeline looks at, and answers what of it stands in
+    `Block.fields`.
     """
 
     def read(self, limit: int, wait_ms: int) -> Block | Mark | None:

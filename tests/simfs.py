@@ -239,15 +239,9 @@ class SimFS(FileSystem):
         file.inode.change(size, None)
 
     def names(self, folder):
-<<<<<<< HEAD
-        before = f"{folder}/"
-        inside = [path.removeprefix(before) for path in self.cached if path.startswith(before)]
-        return sorted({path.partition("/")[0] for path in inside})
-=======
         above = f"{folder}/"
         below = [path[len(above) :] for path in self.cached if path.startswith(above)]
         return sorted({path.partition("/")[0] for path in below})
->>>>>>> main
 
     def sync_folder(self, folder):
         with self.step("sync_folder", str(folder)):

@@ -58,15 +58,19 @@ def rule_problems(file: m.PipelineFile, rules: list[Chosen]) -> Iterator[Problem
 
 
 def checkpoint_problems(spec: PipelineSpec) -> Iterator[Problem]:
-<<<<<<< HEAD
-    """Ends that cannot have commits, or need them: options say `refuses_checkpoint` or `needs_checkpoint`."""
+    """Ends that a pipeline with commits, or one without, cannot have.
+
+    Such options say so in `refuses_checkpoint` or `needs_checkpoint`: an option, and why.
+    """
+    asked, told = (
+        ("refuses_checkpoint", "cannot stand beside checkpoint")
+        if spec.file.checkpoint
+        else ("needs_checkpoint", "needs checkpoint")
+    )
     for chosen in (spec.source, spec.sink):
-        if spec.file.checkpoint and (refused := getattr(chosen.options, "refuses_checkpoint", None)):
+        if refused := getattr(chosen.options, asked, None):
             option, why = refused
-            yield (*chosen.path, option), f"cannot stand beside checkpoint: {why}"
-        if not spec.file.checkpoint and (needed := getattr(chosen.options, "needs_checkpoint", None)):
-            option, why = needed
-            yield (*chosen.path, option), f"needs checkpoint: {why}"
+            yield (*chosen.path, option), f"{told}: {why}"
 
 
 def field_problems(spec: PipelineSpec) -> Iterator[Problem]:
@@ -89,21 +93,6 @@ def _named_fields(spec: PipelineSpec) -> Iterator[tuple[Path, str]]:
         for i, item in enumerate(items):
             yield from ((("event", "inputs", name, i), field) for field in getattr(item, "fields", ()))
     yield from ((("encode", "include", i), field) for i, field in enumerate(spec.file.encode.include))
-=======
-    """Ends that a pipeline with commits, or one without, cannot have.
-
-    Such options say so in `refuses_checkpoint` or `needs_checkpoint`: an option, and why.
-    """
-    asked, told = (
-        ("refuses_checkpoint", "cannot stand beside checkpoint")
-        if spec.file.checkpoint
-        else ("needs_checkpoint", "needs checkpoint")
-    )
-    for chosen in (spec.source, spec.sink):
-        if refused := getattr(chosen.options, asked, None):
-            option, why = refused
-            yield (*chosen.path, option), f"{told}: {why}"
->>>>>>> main
 
 
 def context_problems(spec: PipelineSpec) -> Iterator[Problem]:

@@ -124,7 +124,7 @@ class GroupCommits:
         """See `Keeper`. Raises `StateError` for a partition whose state is not there, or is another's."""
         if self._transactions is not None:
             self._transactions.acquire(partitions)  # before its offset is read: now nobody else can move it
-        committed = self._source.committed(partitions)
+        committed = self._source.committed_offsets(partitions)
         fresh = [number for number in partitions if number not in committed]
         offsets = dict(self._source.first_offsets(fresh))
         for number, (offset, note) in committed.items():

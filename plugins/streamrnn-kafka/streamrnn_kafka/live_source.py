@@ -181,7 +181,7 @@ class KafkaSource:
         finally:
             self.thread.close()
 
-    def committed(self, partitions: Sequence[int]) -> Mapping[int, tuple[int, str]]:
+    def committed_offsets(self, partitions: Sequence[int]) -> Mapping[int, tuple[int, str]]:
         """What the group has committed, and what was written beside it; not those without a commit."""
         wanted = [self._partition(number) for number in partitions]
         with _told():

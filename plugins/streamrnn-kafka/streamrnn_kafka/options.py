@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
@@ -104,6 +104,8 @@ Brokers = Annotated[
 class KafkaSourceConfig(SourceOptions):
     """Events from a topic on a broker."""
 
+    operational: ClassVar = frozenset({"brokers", "session_timeout_s"})
+
     brokers: Brokers
     group: str | None = Field(
         default=None,
@@ -144,6 +146,8 @@ class KafkaSourceConfig(SourceOptions):
 class KafkaSinkConfig(_Options):
     """Outputs to a topic on a broker."""
 
+    operational: ClassVar = frozenset({"brokers", "compression", "transaction_timeout_s"})
+
     brokers: Brokers
     topic: str = Field(pattern=_TOPIC, description="The topic to write; it must exist.")
     delivery: Literal["exactly_once", "at_least_once"] = Field(
@@ -169,6 +173,8 @@ class KafkaSinkConfig(_Options):
 
 class KafkaLogSinkConfig(_Options):
     """Outputs to log files of a topic, as Kafka keeps them."""
+
+    operational: ClassVar = frozenset({"compression", "segment_bytes", "retention_bytes"})
 
     path: str = Field(
         min_length=1, description="The folder in which each partition gets one of its own, `TOPIC-NUMBER`."
