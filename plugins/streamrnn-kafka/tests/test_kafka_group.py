@@ -203,15 +203,13 @@ def life(folder, text, monkeypatch, step, lives):
 
 def test_a_member_that_dies_at_a_step_of_a_commit_changes_nothing(brokers, topics, tmp_path, monkeypatch):
     source, sink = topics
-    sent = list(events(6000, int(time.time() * 1000)))
+    sent = list(events(3000, int(time.time() * 1000)))
     kafka.run(kafka.put(brokers, source, sent))
     text = PIPELINE.format(brokers=brokers, source=source, sink=sink, group=kafka.name("g"), folder="state")
-    text = text.replace("every_s: 0.3", "every_s: 0.05").replace(
-        "max_batch_events: 256", "max_batch_events: 16"
-    )
-    lives = []
-    steps = ["state written", "transaction prepared", "committed"] * 2
-    for step in (*steps, None):
-        life(tmp_path, text, monkeypatch, step, lives)
+    often = text.replace("every_s: 0.3", "every_s: 0.001").replace("events: 256", "events: 4")
+    lives, steps = [], ["state written", "transaction prepared", "committed"] * 2
+    for step in steps:
+        life(tmp_path, often, monkeypatch, step, lives)
+    life(tmp_path, text, monkeypatch, None, lives)
     assert lives == steps
     assert outputs(brokers, sink) == answers(sent)
