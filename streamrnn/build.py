@@ -69,9 +69,9 @@ def _parts(
     elapsed, limits = elapsed_features(spec, context), core_limits(spec)
     decoder: Codec = _build(spec.decode, context)
     encoder: Codec = _build(spec.encode, context)
-    decode = _decode(decoder, spec, stage)
     source = source or build_source(spec, context, decoder)
     opened.callback(source.close)
+    decode = _decode(decoder, spec, stage, source)
     sink = sink or _build(spec.sink, context)
     opened.callback(sink.close)
     _attach(spec, sink, source, encoder)
@@ -273,10 +273,15 @@ def _chain(steps: list[Feature]) -> Any:
     return then
 
 
-def _decode(codec: Codec, spec: PipelineSpec, stage: EventStage) -> Callable[[Block], Columns]:
+def _decode(
+    codec: Codec, spec: PipelineSpec, stage: EventStage, source: Source
+) -> Callable[[Block], Columns]:
     """From blocks to fields; those that the source gives itself, a record that is given for a test holds."""
-    include = spec.file.encode.include
-    given = set(getattr(spec.source.options, "record_fields", ())) & {*stage.fields, *include}
+    paths = tuple(dict.fromkeys((*stage.fields, *spec.file.encode.include)))
+    given = set(getattr(spec.source.options, "record_fields", ())) & set(paths)
+    if supply := getattr(source, "supply", None):
+        with _told_at(spec.source.path):
+            given |= set(supply(paths))
     whole = _decoder(codec, spec, stage, frozenset())
     if not given:
         return whole

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from streamrnn.encode import Answered, EncodeStage
 from streamrnn.event import EventStage
@@ -15,10 +15,12 @@ from streamrnn.hookspecs import PipelineInfo
 from streamrnn.ports import EndOfStream
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pluggy
 
     from streamrnn.backend import Backend
-    from streamrnn.commit.writer import Commits
+    from streamrnn.commit.writer import Made
     from streamrnn.core import Shards
     from streamrnn.core.probe import Verdict
     from streamrnn.events import Column, Columns, IntArray
@@ -45,6 +47,32 @@ class Parts:
     max_batch_events: int
 
 
+class Committer(Protocol):
+    """Makes commits of a pipeline, on its thread.
+
+    `told` is called for each between two batches, `made` is the last one of this run, of `count`; the stream
+    stood still for `longest_s` at most.
+    """
+
+    folder: Path
+    told: Callable[[Made], None]
+    made: Made | None
+    count: int
+    longest_s: float
+
+    def turn(self, events: int) -> None:
+        """Called between batches, with how many events the last one had: commit if it is time."""
+        ...
+
+    def commit(self) -> None:
+        """Commit, and wait until it is done."""
+        ...
+
+    def close(self) -> None:
+        """No more will be asked for; after an error nothing was committed."""
+        ...
+
+
 @dataclass(slots=True)
 class Served:
     """One block that was served: what the core said of its events, and what is to be written."""
@@ -63,7 +91,7 @@ class Pipeline:
         """Marks to handle before the next read; may be appended to from another thread."""
         self._idle: Callable[[], None] = getattr(parts.sink, "idle", lambda: None)
         """Lets a sink go on with what its readers did not take at once."""
-        self._commits: Commits | None = None
+        self._commits: Committer | None = None
         self.went_on = ""
         """Which commit it went on from, and what is replayed, in words."""
         self.doing: Literal["read", "serve", "write", "commit", "close"] = "read"
@@ -71,12 +99,12 @@ class Pipeline:
         self._closed = False
 
     @property
-    def commits(self) -> Commits | None:
+    def commits(self) -> Committer | None:
         """What makes the commits of this pipeline; None if it makes none."""
         return self._commits
 
     @commits.setter
-    def commits(self, commits: Commits) -> None:
+    def commits(self, commits: Committer) -> None:
         self._commits = commits
         commits.told = lambda made: self._observe("streamrnn_checkpoint_done", **asdict(made))
 

@@ -103,6 +103,8 @@ class Codec(Protocol):
     def encoder(self) -> Callable[[Mapping[str, Column], int], tuple[bytes, IntArray]]:
         """A function from named columns and their length n to a buffer and the end of each record in it.
 
+        An attribute `framing` of it, two numbers, says how many bytes before and behind each record only part
+        it from others; a sink that keeps records apart leaves them out.
         One that writes something before its first record is also `Resumable`.
         """
         ...
@@ -116,6 +118,9 @@ class Source(Protocol):
     `stop()`, called once when a run is to end early: from then on nothing is taken from outside, and `read`
     gives what was taken before, whole records only, and then raises EndOfStream. With
     `partitioned = True`, keys, limits and largest times are a partition's own.
+    One whose records have fields by any name beside what is in them may offer `supply(paths) -> paths`: it is
+    told once, before the first read, what the pipeline looks at, and answers what of it stands in
+    `Block.fields`.
     """
 
     def read(self, limit: int, wait_ms: int) -> Block | Mark | None:
@@ -138,7 +143,7 @@ class Sink(Protocol):
     """Where outputs go. Raises `SinkError` if it cannot go on.
 
     Two methods are optional: `attach(source, encode)` is called once, before the first event, for a sink that
-    answers on its pipeline's source, with the encoder of the outputs; `idle()` whenever there was nothing to
+    wants to know its pipeline's source and the encoder of the outputs; `idle()` whenever there was nothing to
     read, for one whose readers do not take everything at once.
     """
 

@@ -22,8 +22,12 @@ from streamrnn.hookspecs import KINDS, Component, Kind
 GROUP = "streamrnn"
 CORE = "streamrnn"
 
-_PLANNED = ("kafka",)
-_OWN_PACKAGES = {"onnx": "streamrnn-onnx", "torch": "streamrnn-torch"}
+_OWN_PACKAGES = {
+    "onnx": "streamrnn-onnx",
+    "torch": "streamrnn-torch",
+    "kafka": "streamrnn-kafka",
+    "kafka_log": "streamrnn-kafka",
+}
 """Packages of this project by the type they provide."""
 
 
@@ -118,8 +122,6 @@ class Registry:
             if name == plugin or name.startswith(plugin + "_"):
                 return f"{absent}: {reason}"
         text = f"{absent}; installed: {', '.join(self.names(kind))}"
-        if name.split("_")[0] in _PLANNED:
-            return f"{text}; '{name}' is planned, but does not exist yet"
         if package := _OWN_PACKAGES.get(name):
             return f"{text}; '{name}' is in the package {package}: pip install {package}"
         return text + suggest(name, self.names(kind))

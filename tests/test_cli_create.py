@@ -61,7 +61,6 @@ def test_default():
         ),
         ("stdn/formula/stdout", "did you mean 'stdin'?"),
         ("stdin/formula/stdot", "did you mean 'stdout'?"),
-        ("stdin/kafka/stdout", "'kafka' is planned, but does not exist yet"),
         ("formula", "expected source/model/sink such as stdin/formula/stdout, found 'formula'"),
     ],
 )

@@ -10,9 +10,9 @@ from rich.console import Console
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from streamrnn.commit.writer import Commits
     from streamrnn.context import Clock
     from streamrnn.events import Report
+    from streamrnn.pipeline import Committer
 
 _EVERY_S = 0.2
 
@@ -20,7 +20,7 @@ _EVERY_S = 0.2
 class Progress:
     """A line that is redrawn while the run goes on (on a terminal only), and a summary at its end."""
 
-    def __init__(self, clock: Clock, stream: TextIO, quiet: bool, commits: Commits | None = None) -> None:
+    def __init__(self, clock: Clock, stream: TextIO, quiet: bool, commits: Committer | None = None) -> None:
         self._clock, self._quiet, self._commits = clock, quiet, commits
         self._console = Console(file=stream, highlight=False)
         self._status: Status | None = None
@@ -61,7 +61,7 @@ class Progress:
         )
 
 
-def _commits_line(commits: Commits) -> str:
+def _commits_line(commits: Committer) -> str:
     """How many there were, what the last one holds, and how long the stream waited for them."""
     made = commits.made
     if made is None:

@@ -28,6 +28,7 @@ class _Encoder:
         self._special = {config.delimiter, '"', "\n", "\r"}
         self._names = None if config.header is True else config.header
         self._wants_header = config.header is True
+        self.framing = None if self._wants_header else (0, 1)
 
     def __call__(self, columns: Mapping[str, Column], n: int) -> tuple[bytes, IntArray]:
         """See `Codec.encoder`. Raises `ValueError` for a column that has not n values."""

@@ -217,6 +217,8 @@ def _in_plain_words(error: msgspec.MsgspecError) -> str:
 class _Encoder:
     """Encodes rows of structs, one type for each set of names."""
 
+    framing = (0, 1)
+
     def __init__(self) -> None:
         self._json = msgspec.json.Encoder()
         self._rows: dict[tuple[str, ...], Callable[..., Any]] = {}

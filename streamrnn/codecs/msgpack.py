@@ -209,6 +209,8 @@ _KINDS |= {"dict": "map", "bytes": "binary"}
 
 
 class _Encoder:
+    framing = (LENGTH_BYTES, 0)
+
     def __init__(self, vectors: Mapping[str, np.dtype[Any]]) -> None:
         self._vectors = vectors
         self._encode = msgspec.msgpack.Encoder().encode

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
 import numpy as np
 
@@ -20,10 +20,25 @@ from streamrnn.errors import StateError
 from streamrnn.ports import Resumable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from streamrnn.config.spec import Chosen, PipelineSpec
     from streamrnn.context import Context
-    from streamrnn.pipeline import Parts, Pipeline
+    from streamrnn.pipeline import Committer, Parts, Pipeline
     from streamrnn.registry import Registry
+
+
+class Committed(Protocol):
+    """A source whose options say `brings_commits`: where it stands is committed by others, as by a broker.
+
+    What it makes is asked for in the place of `Commits`, and is all that is done about `checkpoint`.
+    """
+
+    def commits(
+        self, folder: Path, config: Any, parts: Parts, context: Context, fixed: Mapping[str, Any]
+    ) -> Committer:
+        """The commits of a pipeline of `parts`; `fixed` is what a manifest says of it beside positions."""
+        ...
 
 
 def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipeline:
@@ -38,6 +53,8 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
             context.log.warning("source: %s", note)
         return build_pipeline(spec, registry, context)
     folder = context.path(config.dir)
+    if getattr(spec.source.options, "brings_commits", False):
+        return _committed_by_source(spec, registry, context, folder)
     with ExitStack() as opened:
         lock = _hold(folder, context)
         opened.callback(lock.close)
@@ -58,6 +75,17 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
         elif not found.fell_back:
             commits.tell(found.manifest["number"])
         pipeline.commits = commits
+        opened.pop_all()
+    return pipeline
+
+
+def _committed_by_source(spec: PipelineSpec, registry: Registry, context: Context, folder: Path) -> Pipeline:
+    """A pipeline whose commits are its source's affair, in a folder that several runs may share."""
+    with ExitStack() as opened:
+        pipeline = build_pipeline(spec, registry, replace(context, resuming=True))
+        opened.callback(pipeline.close, StateError("not started"))
+        parts, source = pipeline.parts, cast("Committed", pipeline.parts.source)
+        pipeline.commits = source.commits(folder, spec.file.checkpoint, parts, context, _fixed(spec, parts))
         opened.pop_all()
     return pipeline
 

@@ -73,6 +73,28 @@ def checkpoint_problems(spec: PipelineSpec) -> Iterator[Problem]:
             yield (*chosen.path, option), f"{told}: {why}"
 
 
+def field_problems(spec: PipelineSpec) -> Iterator[Problem]:
+    """Fields that the source supplies, and does not have; its options say so in `field_problem(path)`."""
+    if problem_of := getattr(spec.source.options, "field_problem", None):
+        for where, field in _named_fields(spec):
+            if text := problem_of(field):
+                yield where, text
+
+
+def _named_fields(spec: PipelineSpec) -> Iterator[tuple[Path, str]]:
+    event = spec.file.event
+    if isinstance(event.key, str):
+        yield ("event", "key"), event.key
+    else:
+        yield from ((("event", "key", i), field) for i, field in enumerate(event.key or ()))
+    if event.time is not None:
+        yield ("event", "time", "field"), event.time.field
+    for name, items in spec.inputs.items():
+        for i, item in enumerate(items):
+            yield from ((("event", "inputs", name, i), field) for field in getattr(item, "fields", ()))
+    yield from ((("encode", "include", i), field) for i, field in enumerate(spec.file.encode.include))
+
+
 def context_problems(spec: PipelineSpec) -> Iterator[Problem]:
     """Context of inputs that the event does not make."""
     for name in spec.file.model.context:

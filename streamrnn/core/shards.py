@@ -49,6 +49,10 @@ class Shards:
             self._cores[partition] = self._new_core()
         return self._cores[partition]
 
+    def drop(self, partition: str) -> None:
+        """Forget the core of a partition that others serve from now on."""
+        self._cores.pop(partition, None)
+
     def mark(self, mark: Mark) -> None:
         """Between batches: the end of a partition means that partition; any other mark, all of them."""
         if self.partitioned and mark.kind == "source_end":
