@@ -6,6 +6,8 @@
     for offset, output in Consumer("tcp://127.0.0.1:9001", start=0):
         print(offset, output)
 
+To a server that speaks TLS, both connect with `tls=Tls(ca="authority.pem", cert="own.pem", key="own.key")`.
+
 Standard library only, so that this file can be copied to where streamrnn is not installed.
 """
 
@@ -13,12 +15,36 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 _AGAIN_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+_HANDSHAKE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files in PEM: `ca` with the authorities of a server's certificate, by default those of this machine.
+
+    `cert` and `key` are what a client shows for itself. A server's certificate has to be for the host in the
+    address.
+    """
+
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """The files read. Raises `OSError`."""
+        made = ssl.create_default_context(cafile=self.ca)
+        made.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.cert is not None:
+            made.load_cert_chain(self.cert, self.key)
+        return made
 
 
 class RefusedError(Exception):
@@ -32,24 +58,31 @@ class RefusedError(Exception):
 class _Link:
     """A connection of lines that is made again until `patience_s` have passed without one."""
 
-    def __init__(self, address: str, patience_s: float) -> None:
+    def __init__(self, address: str, patience_s: float, tls: Tls | None) -> None:
+        if tls is not None and not address.startswith("tcp:"):
+            raise ValueError(f"expected a tcp:// address for TLS, found {address!r}")
         self._address, self._patience_s = address, patience_s
+        self._tls = tls.context() if tls else None
         self._socket: socket.socket | None = None
         self._rest = b""
 
     def open(self, hello: Mapping[str, Any]) -> dict[str, Any]:
-        """Say hello on a new connection; the welcome. Raises `RefusedError`, or `OSError` after a while."""
+        """Say hello on a new connection; the welcome. Raises `RefusedError`, or `OSError` after a while.
+
+        `ssl.SSLError` is raised at once: a certificate that one side refuses will be refused again.
+        """
         self.close()
         until_s, again = time.monotonic() + self._patience_s, iter(_AGAIN_S)
         while True:
             try:
-                self._socket = _connected(self._address)
+                self._socket = _connected(self._address, self._tls)
                 self.send(json.dumps({"hello": hello}).encode() + b"\n")
                 welcome: dict[str, Any] = json.loads(self.line())["welcome"]
                 return welcome
-            except OSError:
+            except OSError as error:
                 self.close()
-                if time.monotonic() > until_s:
+                is_final = isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
+                if is_final or time.monotonic() > until_s:
                     raise
                 time.sleep(next(again, _AGAIN_S[-1]))
 
@@ -80,7 +113,7 @@ class _Link:
                 if not data:
                     raise ConnectionError("the other side closed the connection")
                 self._rest += data
-            except BlockingIOError:
+            except (BlockingIOError, ssl.SSLWantReadError):
                 pass
             finally:
                 self._socket.setblocking(True)
@@ -100,8 +133,15 @@ class Producer:
     goes on with that one. A later Producer of that name ends this one: `RefusedError`, code `fenced`.
     """
 
-    def __init__(self, address: str, name: str, max_waiting: int = 10_000, patience_s: float = 60) -> None:
-        self._link, self._hello = _Link(address, patience_s), {"producer": name}
+    def __init__(
+        self,
+        address: str,
+        name: str,
+        max_waiting: int = 10_000,
+        patience_s: float = 60,
+        tls: Tls | None = None,
+    ) -> None:
+        self._link, self._hello = _Link(address, patience_s, tls), {"producer": name}
         self._max_waiting = max_waiting
         self._waiting: deque[bytes] = deque()
         self.acknowledged = self.next = 0
@@ -176,9 +216,14 @@ class Consumer:
     """
 
     def __init__(
-        self, address: str, start: int | str = "earliest", partition: str = "0", patience_s: float = 60
+        self,
+        address: str,
+        start: int | str = "earliest",
+        partition: str = "0",
+        patience_s: float = 60,
+        tls: Tls | None = None,
     ) -> None:
-        self._link, self.next, self._partition = _Link(address, patience_s), start, partition
+        self._link, self.next, self._partition = _Link(address, patience_s, tls), start, partition
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         left = 0
@@ -206,7 +251,7 @@ class Consumer:
         self.next = int(self._link.open({"partition": self._partition, "from": self.next})["from"])
 
 
-def _connected(address: str) -> socket.socket:
+def _connected(address: str, tls: ssl.SSLContext | None) -> socket.socket:
     kind, _, where = address.partition(":")
     if kind == "unix":
         connection = socket.socket(socket.AF_UNIX)
@@ -217,4 +262,15 @@ def _connected(address: str) -> socket.socket:
             raise
         return connection
     host, _, port = where.removeprefix("//").rpartition(":")
-    return socket.create_connection((host.strip("[]"), int(port)))
+    name = host.strip("[]")
+    connection = socket.create_connection((name, int(port)))
+    if tls is None:
+        return connection
+    try:
+        connection.settimeout(_HANDSHAKE_S)
+        encrypted = tls.wrap_socket(connection, server_hostname=name)
+    except BaseException:
+        connection.close()
+        raise
+    encrypted.settimeout(None)
+    return encrypted

@@ -50,6 +50,31 @@ def _addresses(listen: Any) -> list[Address]:
     return [parse(text) for text in ([listen] if isinstance(listen, str) else listen or [])]
 
 
+class Tls(BaseModel):
+    """TLS 1.2 or newer at `tcp://` addresses. Files are PEM, relative to the pipeline file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    cert: str = Field(
+        min_length=1,
+        description="file with this side's certificate, and behind it those that lead to its authority",
+    )
+    key: str = Field(min_length=1, description="file with the certificate's private key, without a password")
+    client_ca: str | None = Field(
+        None,
+        min_length=1,
+        description="file with the authorities one of which must have signed a client's certificate; left "
+        "out, clients need none",
+    )
+    handshake_s: float = Field(
+        10, gt=0, description="seconds within which a client's handshake must be complete"
+    )
+
+    def files(self) -> dict[str, str]:
+        """The file of each option that names one."""
+        named = {"cert": self.cert, "key": self.key, "client_ca": self.client_ca}
+        return {option: file for option, file in named.items() if file is not None}
+
+
 class _Listening(BaseModel):
     """What both ends know of listening; to be reached from elsewhere needs to be asked for."""
 
@@ -59,14 +84,29 @@ class _Listening(BaseModel):
         """Where to listen."""
         return _addresses(getattr(self, "listen", None))
 
+    @property
+    def needed_files(self) -> dict[tuple[str, ...], str]:
+        """Files without which it cannot start, by the option that names them; `lint` looks for them."""
+        tls: Tls | None = getattr(self, "tls", None)
+        return {("tls", option): file for option, file in (tls.files() if tls else {}).items()}
+
+    @field_validator("tls", check_fields=False)
+    @classmethod
+    def _is_for_tcp(cls, tls: Tls | None, info: ValidationInfo) -> Tls | None:
+        addresses = _addresses(info.data.get("listen"))
+        if tls and addresses and not any(address.host for address in addresses):
+            raise ValueError("expected a tcp:// address in listen, found none; UNIX sockets need no tls")
+        return tls
+
     @field_validator("allow_remote", check_fields=False)
     @classmethod
     def _is_asked_for(cls, allowed: bool, info: ValidationInfo) -> bool:
         remote = [address for address in _addresses(info.data.get("listen")) if not address.is_local]
         if remote and not allowed:
+            how = "" if info.data.get("tls") else ", without encryption or password"
             raise ValueError(
-                f"expected true, since {remote[0]} can be reached from other machines, without encryption or "
-                f"password; write allow_remote: true, or listen at tcp://127.0.0.1:{remote[0].port}"
+                f"expected true, since {remote[0]} can be reached from other machines{how}; write "
+                f"allow_remote: true, or listen at tcp://127.0.0.1:{remote[0].port}"
             )
         return allowed
 
@@ -83,10 +123,12 @@ class SocketSourceConfig(_Listening):
             "stall_s",
             "max_backlog",
             "max_producers",
+            "tls",
         }
         | _KEPT
     )
     listen: Listen = Field(description=_LISTEN)
+    tls: Tls | None = None
     allow_remote: bool = Field(False, validate_default=True, description=_REMOTE)
     max_connections: int = Field(1000, ge=1, description="clients at once; more are turned away")
     idle_s: float | None = Field(
@@ -165,7 +207,7 @@ class SocketSinkConfig(_Listening):
     """Outputs to clients of a socket."""
 
     operational: ClassVar[frozenset[str]] = frozenset(
-        {"max_connections", "max_pending_bytes", "emit"} | _KEPT
+        {"max_connections", "max_pending_bytes", "emit", "tls"} | _KEPT
     )
 
     to: Literal["sender", "subscribers", "consumers"] = Field(
@@ -175,6 +217,7 @@ class SocketSinkConfig(_Listening):
         "to who connects and says from which on"
     )
     listen: Listen | None = Field(None, description=f"for `subscribers` and `consumers`: {_LISTEN}")
+    tls: Tls | None = None
     allow_remote: bool = Field(False, validate_default=True, description=_REMOTE)
     max_connections: int = Field(1000, ge=1, description="subscribers at once; more are turned away")
     max_pending_bytes: int = Field(

@@ -25,7 +25,9 @@ _EXPLAIN = "Show how inputs, outputs and state of each model are understood."
 @click.option("--explain", is_flag=True, help=_EXPLAIN)
 def command(files: tuple[str, ...], style: str, explain: bool) -> None:
     """Find every mistake in pipeline files; exit 1 if there is one."""
+    from streamrnn.config.checks import file_problems
     from streamrnn.config.open import open_pipeline
+    from streamrnn.config.problems import problem
     from streamrnn.explain import explain_file
     from streamrnn.registry import Registry
 
@@ -34,6 +36,7 @@ def command(files: tuple[str, ...], style: str, explain: bool) -> None:
     for file in files:
         try:
             spec, _, context = open_pipeline(file, registry)
+            findings += [problem(spec.tree, *found) for found in file_problems(spec, context)]
             if explain:
                 facts[file] = explain_file(spec, context)
             if style == "text":

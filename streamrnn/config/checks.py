@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from streamrnn.config.spec import Chosen, ElapsedItem, PipelineSpec
 
 if TYPE_CHECKING:
     from streamrnn.backend import TensorSpec
+    from streamrnn.context import Context
 
 Problem = tuple[Path, str]
 
@@ -71,6 +73,18 @@ def checkpoint_problems(spec: PipelineSpec) -> Iterator[Problem]:
         if refused := getattr(chosen.options, asked, None):
             option, why = refused
             yield (*chosen.path, option), f"{told}: {why}"
+
+
+def file_problems(spec: PipelineSpec, context: Context) -> Iterator[Problem]:
+    """Files that the ends need and that are not there; their options name them in `needed_files`.
+
+    Only `lint` asks: a pipeline can be tested, or its state looked at, where its keys are not.
+    """
+    for chosen in (spec.source, spec.sink):
+        for option, name in getattr(chosen.options, "needed_files", {}).items():
+            found = context.fs.status(context.path(name))
+            if found is None or not stat.S_ISREG(found.st_mode):
+                yield (*chosen.path, *option), f"there is no file {context.path(name)}"
 
 
 def field_problems(spec: PipelineSpec) -> Iterator[Problem]:

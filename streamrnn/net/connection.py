@@ -39,7 +39,7 @@ class Connection:
     def receive(self, size: int) -> bytes:
         """At most `size` bytes; b"" if there are none, with `has_ended` set if there never will be."""
         try:
-            data = self.socket.recv(size)
+            data = self._receive(size)
         except (BlockingIOError, InterruptedError):
             return b""
         except OSError:  # reset, timed out, unreachable: the client is gone
@@ -77,6 +77,7 @@ class Connection:
         A socket that is closed with data unread takes back what the client has not read yet.
         """
         try:
+            self._say_goodbye()
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.is_deaf = True
@@ -89,9 +90,18 @@ class Connection:
             left -= len(data)
         return left < _DISCARDED_BYTES and not self.has_ended
 
+    def _receive(self, size: int) -> bytes:
+        return self.socket.recv(size)
+
+    def _send(self, data: bytes | bytearray | memoryview) -> int:
+        return self.socket.send(data)
+
+    def _say_goodbye(self) -> None:
+        """What a protocol below the lines wants said before the sending side is closed."""
+
     def _give(self, data: bytes | bytearray | memoryview) -> int:
         try:
-            return self.socket.send(data)
+            return self._send(data)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError:  # the client has left; what it sent before may still be read

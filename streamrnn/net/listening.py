@@ -6,20 +6,28 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from streamrnn.context import Context, Net
 from streamrnn.net.address import Address
 
+if TYPE_CHECKING:
+    from streamrnn.net.tls import ServerTls
+
 
 @dataclass
 class Listener:
-    """One listening socket; `address` is where it can be reached, with the port that it got."""
+    """One listening socket; `address` is where it can be reached, with the port that it got.
+
+    With `tls`, clients have to speak it.
+    """
 
     address: str
     socket: socket.socket
     net: Net
     path: Path | None = None
     file_id: tuple[int, int] | None = None
+    tls: ServerTls | None = None
 
     def close(self) -> None:
         """Stop listening; the file goes too, unless another took its place."""
@@ -29,12 +37,15 @@ class Listener:
         self.file_id = None
 
 
-def listen(addresses: Sequence[Address], context: Context) -> list[Listener]:
-    """Listen at all addresses or at none; raises `OSError` with the address in `filename`."""
+def listen(addresses: Sequence[Address], context: Context, tls: ServerTls | None = None) -> list[Listener]:
+    """Listen at all addresses or at none; raises `OSError` with the address in `filename`.
+
+    `tls` is for those of TCP: nobody but this user can connect to the others.
+    """
     opened: list[Listener] = []
     for address in addresses:
         try:
-            opened.append(_listen(address, context))
+            opened.append(_listen(address, context, tls))
         except OSError as error:
             for listener in opened:
                 listener.close()
@@ -42,7 +53,7 @@ def listen(addresses: Sequence[Address], context: Context) -> list[Listener]:
     return opened
 
 
-def _listen(address: Address, context: Context) -> Listener:
+def _listen(address: Address, context: Context, tls: ServerTls | None) -> Listener:
     if address.path:
         path = context.path(address.path)
         listening = context.net.listen_unix(path)
@@ -51,4 +62,4 @@ def _listen(address: Address, context: Context) -> Listener:
     listening = context.net.listen_tcp(address.host, address.port)
     listening.setblocking(False)
     port = listening.getsockname()[1]
-    return Listener(str(replace(address, port=port)), listening, context.net)
+    return Listener(str(replace(address, port=port)), listening, context.net, tls=tls)

@@ -7,9 +7,10 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from selectors import EVENT_READ, EVENT_WRITE
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from streamrnn.net.connection import Connection
+from streamrnn.net.tls import Handshake, Handshakes, TlsConnection
 from streamrnn.notices import Notices
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Server:
         self.notices = Notices(context, "%d more warnings about connections were not shown")
         self._listeners, self._room, self._clock = listeners, room, context.clock
         self._selector = context.net.selector()
+        self._handshakes = Handshakes(self._selector, self.notices)
         self._listens = self._is_leaving = self._has_told_no_room = self._closed = False
         self._listens_again_s: float | None = None
         self._listen(True)
@@ -57,8 +59,12 @@ class Server:
         self.now_s = self._clock.monotonic()
         if self._listens_again_s is not None and self.now_s >= self._listens_again_s:
             self._listen(True)
+        self._handshakes.round(self.now_s)
         readable = []
         for key, events in ready:
+            if isinstance(key.data, Handshake):
+                readable += self._admit_encrypted(key.data)
+                continue
             if not isinstance(key.data, Connection):
                 self._accept(key.data)
                 continue
@@ -68,12 +74,17 @@ class Server:
                 readable.append(key.data)
         return readable
 
+    @property
+    def is_deserted(self) -> bool:
+        """Whether clients came, and all of them have left."""
+        return self.accepted > 0 and not self.connections and not self._handshakes
+
     def receive(self, connection: Connection, size: int) -> bytes:
         """See `Connection.receive`."""
         data = connection.receive(size)
         if data:
             connection.received_s = self.now_s
-        else:
+        if connection.has_ended or not data:
             self.watch(connection)
         return data
 
@@ -146,6 +157,7 @@ class Server:
         self._listen(False)
         for listener in self._listeners:
             listener.close()
+        self._handshakes.close()
         self.drain()
         sending = [c for c in self.connections.values() if c.end()]
         self._rounds(_LINGER_S, lambda: not all(c.has_ended for c in sending))
@@ -173,7 +185,7 @@ class Server:
     def _accept(self, listener: Listener) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
-                opened, _ = listener.socket.accept()
+                opened, peer = listener.socket.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -181,11 +193,11 @@ class Server:
                     return self._pause(listener, error)
                 continue  # that client left before it was taken
             self._has_told_no_room = False
-            self._take(opened, listener)
+            self._take(opened, peer, listener)
 
-    def _take(self, opened: socket.socket, listener: Listener) -> None:
+    def _take(self, opened: socket.socket, peer: Any, listener: Listener) -> None:
         most = self._room.max_connections
-        if len(self.connections) >= most:
+        if len(self.connections) + len(self._handshakes) >= most:
             opened.close()
             self.notices.warn(
                 "%s: a client was turned away: %d are connected already", listener.address, most
@@ -194,10 +206,24 @@ class Server:
         opened.setblocking(False)
         if opened.family != socket.AF_UNIX:
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if listener.tls is not None:
+            self._handshakes.begin(opened, str(peer[0]), listener.address, listener.tls, self.now_s)
+            return
         self.accepted += 1
-        connection = Connection(self.accepted, listener.address, opened, self.now_s)
+        self._admit(Connection(self.accepted, listener.address, opened, self.now_s))
+
+    def _admit(self, connection: Connection) -> None:
         self.connections[connection.number] = connection
         self.watch(connection)
+
+    def _admit_encrypted(self, handshake: Handshake) -> list[Connection]:
+        """Go on with a handshake; the connection, once there is one."""
+        if (opened := self._handshakes.go_on(handshake)) is None:
+            return []
+        self.accepted += 1
+        connection = TlsConnection(self.accepted, handshake.address, opened, self.now_s)
+        self._admit(connection)
+        return [connection]
 
     def _pause(self, listener: Listener, error: OSError) -> None:
         """Take no clients for a while: without file descriptors, every round would try in vain."""

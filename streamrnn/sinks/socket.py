@@ -14,6 +14,7 @@ from streamrnn.errors import OptionError, SinkError
 from streamrnn.log.rolling import Rolling
 from streamrnn.net.listening import listen
 from streamrnn.net.server import Room, Server
+from streamrnn.net.tls import server_tls
 
 if TYPE_CHECKING:
     from streamrnn.builtins.sockets import SocketSinkConfig
@@ -154,7 +155,9 @@ def _as_json(columns: Mapping[str, Column], n: int) -> tuple[bytes, IntArray]:
 
 
 def build(config: SocketSinkConfig, context: Context) -> SenderSink | SubscribersSink | ConsumersSink:
-    """The sink; for subscribers and consumers it listens. Raises `SinkError` if it cannot."""
+    """The sink; for subscribers and consumers it listens. Raises `SinkError` if it cannot, `OptionError` for
+    files of `tls` that are not what they should be.
+    """
     if config.to == "sender":
         return SenderSink(context)
     if config.to == "consumers":
@@ -178,6 +181,6 @@ def _consumers(config: SocketSinkConfig, context: Context) -> ConsumersSink:
 
 def _listeners(config: SocketSinkConfig, context: Context) -> list[Listener]:
     try:
-        return listen(config.addresses(), context)
+        return listen(config.addresses(), context, server_tls(config.tls, context))
     except OSError as error:
         raise SinkError(f"{error.filename}: cannot listen: {error.strerror}") from error

@@ -108,7 +108,7 @@ class IngestSource:
 
     def _is_over(self) -> bool:
         ends = self._config.until == "last_connection_closed"
-        return ends and self._server.accepted > 0 and not self._server.connections
+        return ends and self._server.is_deserted
 
     def _listen(self, wait_s: float) -> None:
         """Take what has come, and acknowledge it."""

@@ -13,6 +13,7 @@ from streamrnn.errors import SourceError
 from streamrnn.events import Block, Origin
 from streamrnn.net.listening import listen
 from streamrnn.net.server import Room, Server
+from streamrnn.net.tls import server_tls
 from streamrnn.ports import EndOfStream
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class SocketSource:
 
     def _is_over(self) -> bool:
         ends = self._config.until == "last_connection_closed"
-        return ends and self._server.accepted > 0 and not self._server.connections
+        return ends and self._server.is_deserted
 
     def _stream(self, connection: Connection) -> Stream:
         if connection.number not in self._streams:
@@ -277,7 +278,10 @@ def _block(parts: list[tuple[Stream, Frames]], origin: Origin) -> Block:
 def build(
     config: SocketSourceConfig, context: Context, new_framer: Callable[..., Framer]
 ) -> SocketSource | IngestSource:
-    """The source, listening. Raises `SourceError` if it cannot, `OptionError` for a codec without lines."""
+    """The source, listening. Raises `SourceError` if it cannot, `OptionError` for a codec without lines or
+    files of `tls` that are not what they should be.
+    """
+    tls = server_tls(config.tls, context)
     logged = None
     if config.durability == "log":
         from streamrnn.sources.ingest import IngestSource
@@ -285,7 +289,7 @@ def build(
 
         logged = Logged("socket", config, context, new_framer(), config.max_producers)
     try:
-        listeners = listen(config.addresses(), context)
+        listeners = listen(config.addresses(), context, tls)
     except OSError as error:
         if logged is not None:
             logged.close()
