@@ -152,6 +152,7 @@ def test_only_clients_with_a_certificate_of_the_authority_are_let_in(
     assert server.owners == [1]
 
 
+@pytest.mark.skipif(not ssl.HAS_TLSv1_1, reason="this OpenSSL was built without TLS 1.1")
 def test_what_is_older_than_tls_1_2_is_refused(serve, connect, caplog):
     server = serve()
     with warnings.catch_warnings():
