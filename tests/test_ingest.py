@@ -480,3 +480,17 @@ def test_what_a_pipe_gave_is_served_again(tmp_path, clock):
 def test_stdin_says_log_and_durability_together():
     with pytest.raises(ValidationError, match="expected durability: log and log: DIR together"):
         StdinConfig(durability="log")
+
+
+def test_who_connects_and_says_nothing_is_closed_in_time(open_source, connect, clock):
+    source = open_source(idle_s=5)
+    silent, client = connect(), connect({"producer": "p"})
+    assert seen(source) == []
+    clock.advance(4)
+    client.send(b'{"x": 1}\n')
+    assert seen(source) == [("p", 0, '{"x": 1}')]
+    clock.advance(2)
+    assert seen(source) == []
+    assert silent.socket.recv(1) == b""
+    assert client.heard() == [welcome("p", 1, 0), {"ack": 1}]
+    assert len(source._server.connections) == 1

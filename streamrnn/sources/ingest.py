@@ -26,14 +26,14 @@ _READ_BYTES = 1 << 16
 class _Client:
     """A connection of a producer, once it has said whose it is."""
 
-    __slots__ = ("epoch", "is_owed", "name", "skips", "stream", "welcome")
+    __slots__ = ("epoch", "has_sent", "name", "skips", "stream", "welcome")
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.name, self.epoch = "", 0
         self.skips = 0
         """Records it sends again, which the log has."""
-        self.is_owed = False
+        self.has_sent = False
         """Whether it is to hear what the log has of it by now."""
         self.welcome: bytes = b""
         """What it is told first, once that is on the disk."""
@@ -63,6 +63,8 @@ class IngestSource:
         self._clients: dict[int, _Client] = {}
         self._owners: dict[str, _Client] = {}
         """The one connection of each producer."""
+        self._owed: dict[_Client, None] = {}
+        """Those that are to hear something once it is on the disk."""
         self._leaving: list[_Client] = []
         """Those of which no more will come, and that may still have to hear what the log has of them."""
         self._has_ended = False
@@ -113,10 +115,7 @@ class IngestSource:
     def _listen(self, wait_s: float) -> None:
         """Take what has come, and acknowledge it."""
         for connection in self._server.round(wait_s):
-            client = self._clients.get(connection.number)
-            if client is None:
-                client = self._clients[connection.number] = _Client(Stream(connection, self._new_framer()))
-            self._receive(client)
+            self._receive(self._client(connection))
         self._log.sync()
         self._acknowledge()
         leaving, self._leaving = self._leaving, []
@@ -125,6 +124,12 @@ class IngestSource:
                 self._leaving.append(client)
             else:
                 self._forget(client)
+
+    def _client(self, connection: Connection) -> _Client:
+        client = self._clients.get(connection.number)
+        if client is None:
+            client = self._clients[connection.number] = _Client(Stream(connection, self._new_framer()))
+        return client
 
     def _receive(self, client: _Client) -> None:
         stream = client.stream
@@ -163,6 +168,7 @@ class IngestSource:
             self._log.begin(hello.producer, epoch)
         client.name, client.epoch, client.skips = hello.producer, epoch, known.next - seq
         self._owners[client.name] = client
+        self._owed[client] = None
         client.welcome = message(welcome={"producer": client.name, "epoch": epoch, "next": known.next})
 
     def _append(self, client: _Client, frames: Frames) -> None:
@@ -170,16 +176,20 @@ class IngestSource:
         client.skips -= again
         if again < len(frames):
             self._log.append(client.name, _after(frames, again))
-        client.is_owed = True
+        client.has_sent = True
+        self._owed[client] = None
 
     def _acknowledge(self) -> None:
-        for client in list(self._owners.values()):
+        owed, self._owed = self._owed, {}
+        for client in owed:
+            if self._owners.get(client.name) is not client:
+                continue  # turned away in the meantime
             number = client.stream.connection.number
             if client.welcome:
                 self._server.send(number, client.welcome)
                 client.welcome = b""
-            if client.is_owed:
-                client.is_owed = False
+            if client.has_sent:
+                client.has_sent = False
                 self._server.send(number, message(ack=self._known(client).next))
 
     def _known(self, client: _Client) -> Producer:
@@ -206,7 +216,8 @@ class IngestSource:
         self._checked_s = now_s
         for connection in self._server.stalled(config.stall_s):
             self._end(connection, f"it took none of its answers for {config.stall_s:g} s")
-        for client in list(self._clients.values()):
+        for connection in list(self._server.connections.values()):
+            client = self._client(connection)
             if why := overdue(client.stream, config, now_s):
                 self._end(client.stream.connection, why)
 
