@@ -39,6 +39,7 @@ _LISTEN = (
     "pipeline file, and nobody but this user can connect to it"
 )
 _REMOTE = "whether an address may be one that other machines can reach"
+_TLS = "TLS 1.2 or newer at `tcp://` addresses; files are PEM, relative to the pipeline file"
 _PENDING_BYTES = 1 << 20
 _LOG = "the folder of the log, relative to the pipeline file; made if it is missing"
 _KEEP_BYTES = 1 << 30
@@ -51,7 +52,7 @@ def _addresses(listen: Any) -> list[Address]:
 
 
 class Tls(BaseModel):
-    """TLS 1.2 or newer at `tcp://` addresses. Files are PEM, relative to the pipeline file."""
+    """What clients are shown and have to show."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     cert: str = Field(
@@ -128,7 +129,7 @@ class SocketSourceConfig(_Listening):
         | _KEPT
     )
     listen: Listen = Field(description=_LISTEN)
-    tls: Tls | None = None
+    tls: Tls | None = Field(None, description=_TLS)
     allow_remote: bool = Field(False, validate_default=True, description=_REMOTE)
     max_connections: int = Field(1000, ge=1, description="clients at once; more are turned away")
     idle_s: float | None = Field(
@@ -217,7 +218,7 @@ class SocketSinkConfig(_Listening):
         "to who connects and says from which on"
     )
     listen: Listen | None = Field(None, description=f"for `subscribers` and `consumers`: {_LISTEN}")
-    tls: Tls | None = None
+    tls: Tls | None = Field(None, description=_TLS)
     allow_remote: bool = Field(False, validate_default=True, description=_REMOTE)
     max_connections: int = Field(1000, ge=1, description="subscribers at once; more are turned away")
     max_pending_bytes: int = Field(
