@@ -52,7 +52,7 @@ def _addresses(listen: Any) -> list[Address]:
 
 
 class Tls(BaseModel):
-    """What clients are shown and have to show."""
+    """The section `tls` of an end that listens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     cert: str = Field(
