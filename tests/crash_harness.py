@@ -70,13 +70,16 @@ def events(rng, n):
 
 @contextmanager
 def swapped(owner, name, value):
-    """Another member in the place of one."""
-    before = getattr(owner, name)
+    """Another member in the place of one; an inherited one is inherited again afterwards."""
+    own, before = name in vars(owner), getattr(owner, name)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(owner, name, before)
+        if own:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
 
 
 @contextmanager
