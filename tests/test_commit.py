@@ -67,9 +67,9 @@ def commits(fs):
     return [name for name in fs.names(BASE / "job") if name.startswith("commit-")]
 
 
-def go_on(job, fs):
+def go_on(job, fs, batch=None):
     job.promised = 0
-    return job.outcome(fs, job.live(fs, random.Random(2)))
+    return job.outcome(fs, job.live(fs, random.Random(2), batch=batch))
 
 
 def test_a_job_that_was_stopped_goes_on(job, expected, stopped):
@@ -213,7 +213,7 @@ def flip_seed(job, expected, stopped, seed):
     names = [name for name in stopped.names(BASE / "job") if stopped.content(BASE / "job" / name)]
     path = str(BASE / "job" / rng.choice(names))
     try:
-        found = go_on(job, copy(stopped, **{path: flipped(rng, stopped.content(path))}))
+        found = go_on(job, copy(stopped, **{path: flipped(rng, stopped.content(path))}), batch=64)
     except StreamrnnError:
         return None
     except Exception as error:

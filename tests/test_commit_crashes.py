@@ -43,7 +43,7 @@ def test_lives_that_end_in_a_loss_of_power_change_nothing(job, expected, part):
 
 @pytest.mark.parametrize("name", SABOTAGES)
 def test_every_sabotage_shows(job, expected, name):
-    assert any(run_seed(job, expected, seed, SABOTAGES[name]).wrong for seed in range(60))
+    assert any(run_seed(job, expected, seed, SABOTAGES[name]).wrong for seed in range(150))
 
 
 def of_two_files():

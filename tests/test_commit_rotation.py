@@ -36,7 +36,7 @@ def test_lives_that_end_in_a_loss_of_power_change_nothing(job, expected, part):
 
 @pytest.mark.parametrize("name", ROTATION_SABOTAGES)
 def test_every_sabotage_shows(job, expected, name):
-    assert any(run_seed(job, expected, seed, ROTATION_SABOTAGES[name]).wrong for seed in range(60))
+    assert any(run_seed(job, expected, seed, ROTATION_SABOTAGES[name]).wrong for seed in range(500))
 
 
 def test_full_files_keep_their_numbers_and_the_last_ones_stay(expected):

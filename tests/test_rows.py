@@ -8,7 +8,7 @@ import pytest
 from streamrnn.core.boundaries import Boundaries
 from streamrnn.core.columns import Columns
 from streamrnn.core.links import link
-from streamrnn.core.rows import all_finite, put_rows
+from streamrnn.core.rows import all_finite, put_rows, zeros
 from streamrnn.core.schedule import CALL_STEPS, buckets, cut
 
 
@@ -121,3 +121,12 @@ def test_buckets_take_every_segment_once_and_pad_little(seed):
         assert padding <= max(CALL_STEPS, lengths[a] * (b - a) / 3 + (b - a))
     assert buckets(np.array([9, 9, 8, 1])) == [(0, 4)], "one call is cheaper than two"
     assert buckets(np.array([900, 890, 1])) == [(0, 2), (2, 3)]
+
+
+def test_a_large_array_is_zeros_that_can_be_written():
+    for shape, dtype in (((3,), "int64"), ((70_000, 16), "float32"), ((600_000,), [("a", "i8"), ("b", "?")])):
+        array = zeros(shape, dtype)
+        assert (array.shape, array.dtype, array.flags.writeable) == (shape, np.dtype(dtype), True)
+        assert not array.tobytes().strip(b"\0")
+        array[-1] = np.ones((), dtype)
+        assert array[-1].tobytes().strip(b"\0")

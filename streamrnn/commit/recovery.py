@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +105,18 @@ def segments_of(fs: FileSystem, folder: Path, manifest: m.Manifest) -> Iterator[
     """
     for partition in sorted({m.partition_of(segment) for segment in manifest["segments"]}):
         of_it = [each for each in manifest["segments"] if m.partition_of(each) == partition]
-        yield partition, (_segment(fs, folder, segment) for segment in of_it)
+        yield partition, _one_ahead([partial(_segment, fs, folder, segment) for segment in of_it])
+
+
+def _one_ahead(reads: Sequence[Callable[[], bytes]]) -> Iterator[bytes]:
+    """What each of them gives; the next one is read and checked on a thread while this one is laid down."""
+    with ThreadPoolExecutor(1, "streamrnn-recovery") as pool:
+        ahead = pool.submit(reads[0])
+        for read in reads[1:]:
+            current, ahead = ahead, pool.submit(read)
+            yield current.result()
+            del current
+        yield ahead.result()
 
 
 def read_manifest(fs: FileSystem, folder: Path, number: int) -> m.Manifest:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamrnn.core.rows import put_rows
+from streamrnn.core.rows import put_rows, zeros
 from streamrnn.limits import INITIAL
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ class Columns:
 
     def grow(self, capacity: int) -> None:
         """Room for more rows; new ones are zero, or None."""
-        table = np.zeros(capacity, self._table.dtype)
+        table = zeros((capacity,), self._table.dtype)
         table[: self.capacity] = self._table
         self._table = table
         for name, dtype in self._apart.items():
-            grown = np.full(capacity, None) if dtype == "object" else np.zeros(capacity, dtype)
+            grown = np.full(capacity, None) if dtype == "object" else zeros((capacity,), dtype)
             grown[: self.capacity] = self.arrays[name]
             self.arrays[name] = grown
         for name in table.dtype.names or ():

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import math
+import mmap
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
     from streamrnn.events import Array, IntArray
 
 _WIDE_BYTES, _MANY = 16, 4096
+_HUGE_BYTES = 1 << 22
+
+
+def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """np.zeros; a large array on huge pages, where the system has them.
+
+    Rows are reached in any order, and each first touch of a page and each look for it costs the same
+    however long it is.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < _HUGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.zeros(shape, dtype)
+    memory = mmap.mmap(-1, size)
+    with suppress(OSError):  # a system that has none says so
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype).reshape(shape)
 
 
 def put_rows(array: Array, rows: IntArray, values: Array) -> None:

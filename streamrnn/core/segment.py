@@ -81,7 +81,7 @@ def read(store: Store, segments: Iterable[bytes]) -> str | None:
     for number, blob in enumerate(segments):
         header, tensors = parse(blob)
         note = _check(store, header, number) or note
-        rows = tensors["rows"]
+        rows = tensors["rows"].copy()  # what the rest of the bytes become is only read from
         store.grow(max(header.get("rows", 0), int(rows.max(initial=-1)) + 1))
         _lay(store, rows, tensors)
         store.sequence = header["sequence"]

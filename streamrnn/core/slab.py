@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamrnn.backend import FirstInput, StateSpec, StateTensor
-from streamrnn.core.rows import all_finite, lay, picked, put_rows
+from streamrnn.core.rows import all_finite, lay, picked, put_rows, zeros
 from streamrnn.limits import INITIAL
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class HostSlab:
     def __init__(self, spec: StateSpec, capacity: int) -> None:
         self.spec, self.capacity = spec, capacity
         self._initial = {tensor.name: _initial_row(tensor) for tensor in spec.tensors}
-        self._arrays = {t.name: np.zeros((capacity, *t.shape), t.dtype) for t in spec.tensors}
+        self._arrays = {t.name: zeros((capacity, *t.shape), t.dtype) for t in spec.tensors}
 
     def take(self, rows: IntArray, fresh: NDArray[np.int8], x: Mapping[str, Array]) -> dict[str, Array]:
         """See `Slab.take`."""
@@ -86,7 +86,7 @@ class HostSlab:
     def grow(self, capacity: int) -> None:
         """See `Slab.grow`."""
         for name, array in self._arrays.items():
-            grown = np.zeros((capacity, *array.shape[1:]), array.dtype)
+            grown = zeros((capacity, *array.shape[1:]), array.dtype)
             grown[: self.capacity] = array
             self._arrays[name] = grown
         self.capacity = capacity
