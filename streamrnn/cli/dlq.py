@@ -84,13 +84,13 @@ def replay(file: Path, code: str | None, pipeline: str) -> None:
     """
     from streamrnn.cli.threads import one_thread
 
+    done = False
     with suppress(Stopped), Stopping() as stop:
         one_thread()
-        if not _replay(file, code, pipeline, stop):
-            click.echo(
-                "stopped; nothing of it counts, the next replay takes it back and begins anew", err=True
-            )
-            sys.exit(130)
+        done = _replay(file, code, pipeline, stop)
+    if not done:
+        click.echo("stopped; nothing of it counts, the next replay takes it back and begins anew", err=True)
+        sys.exit(130)
 
 
 def _replay(file: Path, code: str | None, through: str, stop: Stopping) -> bool:
