@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from streamrnn.refusals import code_of
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -196,6 +198,11 @@ class Rejected:
     reason: str
     raw: bytes
     record: int = 0
+
+    @property
+    def code(self) -> str:
+        """One of `streamrnn.refusals.CODES`, or "other"."""
+        return code_of(self.reason)
 
 
 @dataclass(slots=True)

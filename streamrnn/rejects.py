@@ -61,6 +61,7 @@ def _line(event: Rejected) -> bytes:
         "partition": event.origin.partition,
         "number": event.number,
         "position": event.position,
+        "code": event.code,
         "reason": event.reason,
     }
     try:

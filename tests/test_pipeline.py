@@ -70,6 +70,7 @@ def test_file_to_file_with_a_reset_between_two_files(tmp_path: Path) -> None:
         (bad,) = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
         assert bad == {
             "source": "file", "partition": "in/1.jsonl", "number": 4, "position": 33, "raw": '{"k":"b"}',
+            "code": "missing_field",
             "reason": "x: missing; `missing:` can give a value for it",
         }  # fmt: skip
 

@@ -29,11 +29,18 @@ def test_a_refused_event_is_a_line_with_its_bytes(tmp_path: Path) -> None:
     lines = (tmp_path / "out" / "bad.jsonl").read_bytes().splitlines()
     common = {"source": "file", "partition": "day.jsonl"}
     assert [json.loads(line) for line in lines] == [
-        common | {"number": 1, "position": 10, "reason": "x: expected a number", "raw": 'größe "x"\\'},
         common
-        | {"number": 2, "position": 20, "reason": "no good"}
+        | {
+            "number": 1,
+            "position": 10,
+            "code": "wrong_type",
+            "reason": "x: expected a number",
+            "raw": 'größe "x"\\',
+        },
+        common
+        | {"number": 2, "position": 20, "code": "other", "reason": "no good"}
         | {"raw_base64": base64.b64encode(b"\xff\x00{").decode()},
-        common | {"number": 7, "position": 70, "reason": "no good", "raw": ""},
+        common | {"number": 7, "position": 70, "code": "other", "reason": "no good", "raw": ""},
     ]
 
 

@@ -53,6 +53,7 @@ def _named_or_at(value: Any) -> str:
 class LogSourceConfig(BaseModel):
     """Events from the partitions of a log."""
 
+    partitioned: ClassVar[bool] = True
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str = Field(min_length=1, description="The folder of the log, relative to the pipeline file.")

@@ -21,6 +21,7 @@ COMMANDS = {
     "test": "Run the tests: blocks of pipeline files.",
     "verify": "Compare a pipeline with an offline model over the same data.",
     "replay": "Serve recorded data once more and compare what comes with what came then.",
+    "dlq": "Look into a file of refused events, and serve them once more through a mended pipeline.",
     "export": "Write a pipeline's model as an ONNX file, checked against the model.",
     "state": "Look into the commits of a pipeline, reset keys, take states from one to another.",
     "list": "Show the installed components.",

@@ -13,13 +13,14 @@ import click
 from streamrnn.cli.stopping import Stopped, Stopping
 from streamrnn.cli.threads import one_thread
 
-_WAITED_FOR = {
+WAITED_FOR = {
     "read": ("the source, to give what it has", 4),
     "serve": ("the model, to answer a batch", 3),
     "write": ("the sink, to take outputs", 4),
     "commit": ("a commit, to be on the disk", 3),
     "close": ("both ends, to be closed", 4),
 }
+"""By what a pipeline is doing, what it waits for, and the code to exit with if that never comes."""
 
 
 @click.command("run")
@@ -48,7 +49,7 @@ def _run(file: str, quiet: bool, stop: Stopping) -> None:
     spec, registry, context = open_pipeline(file)
     stop.grace_s = spec.file.limits.grace_s
     pipeline = build_job(spec, registry, context)
-    stop.waiting = lambda: _WAITED_FOR[pipeline.doing]
+    stop.waiting = lambda: WAITED_FOR[pipeline.doing]
     if not quiet and pipeline.info.backend != spec.model.component.name:
         click.echo(f"type: {spec.model.component.name} takes {pipeline.info.backend}", err=True)
     if not quiet and pipeline.went_on:

@@ -32,6 +32,7 @@ class _Options(BaseModel):
 class SourceOptions(_Options):
     """What both sources have."""
 
+    partitioned: ClassVar[bool] = True
     topic: str = Field(pattern=_TOPIC, description="The topic to read.")
     start: Literal["earliest", "latest"] = Field(
         default="earliest",

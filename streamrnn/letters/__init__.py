@@ -1,0 +1,1 @@
+"""Dead letters: a file of refused events, read, and served once more."""

@@ -1,0 +1,74 @@
+"""Why events are refused, as codes that stay the same when the words of a reason do not.
+
+A reason is a sentence wherever it travels: through a log, over a socket, from a plugin. What it is about is
+read off here, in the one place that knows all the ways in which an event can be refused.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+OTHER = "other"
+"""The code of what a plugin or another version refused in words of its own."""
+
+CODES = {
+    "model_refused": (r"^the model refused it", "the model raised an error on this event alone"),
+    "state_not_finite": (
+        r"^the model's new state or output is not finite",
+        "the model answered with an infinity or NaN",
+    ),
+    "state_norm": (r"^the norm of the model's new state", "the new state was over `limits.max_state_norm`"),
+    "too_long": (
+        r"^(line|record) of more than \d+ bytes|^(record|value) of \d+ bytes, more than",
+        "over the limit of bytes; only the beginning was kept",
+    ),
+    "cut_off": (
+        r"in the midst of (this record|a line)$|^the line was not complete within",
+        "the stream ended before the record did",
+    ),
+    "envelope": (r'^expected {"time": \.\.\.', "a line of a log that is not as logs have them"),
+    "no_value": (r"^a record without a value", "a record of Kafka without a value"),
+    "utf8": (r"(^|: )not valid UTF-8", "not UTF-8"),
+    "nesting": (r"^nested too deeply", "objects or lists inside each other, too many"),
+    "json": (r"^not valid JSON", "not JSON"),
+    "msgpack": (
+        r"^not valid MessagePack|^expected no extension types|^expected texts as the keys",
+        "not MessagePack, or of a kind that is not read",
+    ),
+    "header": (r"in the header$|^expected a header", "a CSV header that is missing or names a field twice"),
+    "duplicate_field": (r"stands twice", "a field stands twice"),
+    "csv": (r"^expected quotes around|^expected \d+ fields", "quotes or the number of fields are wrong"),
+    "ahead": (r"^time: further ahead", "later than `limits.max_ahead_s` allows"),
+    "time": (r": expected a (time|whole number)", "no time, or one out of range"),
+    "key": (r": (expected a key|a key of more than)", "no key, or one too long"),
+    "field_too_long": (r": a reset rule keeps at most", "a field that a rule keeps is too long"),
+    "missing_field": (r": missing;", "a field is missing or null"),
+    "unknown_value": (r": expected one of the \d+ known values", "a category that is not listed"),
+    "range": (
+        r"^number (of more than|out of range)|: beyond the range of|expected a number above",
+        "a number beyond what can be held or computed with",
+    ),
+    "not_finite": (r"expected (a )?finite numbers?", "an infinity or NaN"),
+    "wrong_type": (
+        r"expected (a JSON object|a map|an array|a number|a list of|binary)",
+        "a value of another kind than is read",
+    ),
+}
+"""By code, the way its reasons are worded and what it means; the first that fits counts."""
+
+_PATTERNS = [(code, re.compile(pattern)) for code, (pattern, _) in CODES.items()]
+_WITH_NOTHING = ("model_refused", "time", "key")
+"""Codes that a reason keeps which found nothing where it expected something."""
+
+
+def code_of(reason: str) -> str:
+    """The code of a reason. What an event holds, which reasons quote at their end, does not matter."""
+    said, _, value = reason.partition(", found ")
+    code = _code_of(said)
+    return "missing_field" if value == "nothing" and code not in _WITH_NOTHING else code
+
+
+@lru_cache(maxsize=1024)
+def _code_of(said: str) -> str:
+    return next((code for code, pattern in _PATTERNS if pattern.search(said)), OTHER)
