@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
-from crash_harness import BASE, Job, _deaf, exported, in_pieces, no_sabotage, run_seed, swapped
+from crash_harness import BASE, Job, _deaf, _no_cut, exported, in_pieces, no_sabotage, run_seed, swapped
 from sim_parts import Later, Ticks
 from simfs import Inode, SimFS
 
@@ -174,12 +174,6 @@ def _stale_segments():
 
     cut = writing.PartitionWriter.cut
     with swapped(writing.PartitionWriter, "cut", segments_removed):
-        yield
-
-
-@contextmanager
-def _no_cut():
-    with swapped(SimFS, "truncate", lambda self, file, size: None):
         yield
 
 

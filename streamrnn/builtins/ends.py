@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from streamrnn.builtins.logs import check_durability
 from streamrnn.hookspecs import Component
 
 
@@ -59,9 +60,7 @@ class StdinConfig(BaseModel):
 
     @model_validator(mode="after")
     def _log_is_where_it_is_asked_for(self) -> StdinConfig:
-        if (self.durability == "log") != (self.log is not None):
-            found = "durability: memory" if self.log else "no log"
-            raise ValueError(f"expected durability: log and log: DIR together, found {found}")
+        check_durability(self.durability, self.log)
         return self
 
     @property

@@ -23,6 +23,13 @@ def _moment(text: str) -> str:
     return text
 
 
+def check_durability(durability: str, log: str | None) -> None:
+    """Raise `ValueError` unless a source has a log where one is asked for, and only there."""
+    if (durability == "log") != (log is not None):
+        found = "durability: memory" if log else "no log"
+        raise ValueError(f"expected durability: log and log: DIR together, found {found}")
+
+
 class From(BaseModel):
     """An offset or a time to begin at."""
 

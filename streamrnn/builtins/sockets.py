@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from streamrnn.builtins.logs import check_durability
 from streamrnn.hookspecs import Component
 from streamrnn.net.address import Address, parse
 
@@ -169,9 +170,7 @@ class SocketSourceConfig(_Listening):
 
     @model_validator(mode="after")
     def _log_is_where_it_is_asked_for(self) -> SocketSourceConfig:
-        if (self.durability == "log") != (self.log is not None):
-            found = "durability: memory" if self.log else "no log"
-            raise ValueError(f"expected durability: log and log: DIR together, found {found}")
+        check_durability(self.durability, self.log)
         return self
 
     @property

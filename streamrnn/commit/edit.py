@@ -50,7 +50,7 @@ class Change:
         piece = Piece(self.rows, np.ones(len(self.rows), np.bool_), Packed.of(self.keys), columns, state)
         header = states.header | {"kind": "delta", "part": 0} | self.header
         gone = states.gone if self.gone is None else self.gone
-        return encode_pieces(header, [piece], lambda: gone, piece)
+        return encode_pieces(header, [piece], lambda: gone)
 
 
 class Editing:

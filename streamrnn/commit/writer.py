@@ -334,20 +334,14 @@ def places_of(manifest: m.Manifest) -> list[Place | None]:
 
 def _of_size(chunks: Chunks) -> Iterator[bytes | memoryview]:
     """The same bytes in chunks that are worth handing over the interpreter for."""
-    small: list[bytes | memoryview] = []
-    held = 0
+    held: list[bytes | memoryview] = []
     for chunk in chunks:
-        if len(chunk) >= _CHUNK_BYTES:
-            yield b"".join(small)
-            yield chunk
-            small, held = [], 0
-            continue
-        small.append(chunk)
-        held += len(chunk)
-        if held >= _CHUNK_BYTES:
-            yield b"".join(small)
-            small, held = [], 0
-    yield b"".join(small)
+        held.append(chunk)
+        if sum(map(len, held)) >= _CHUNK_BYTES:
+            yield b"".join(held) if len(held) > 1 else chunk
+            held = []
+    if held:
+        yield b"".join(held)
 
 
 def _placing(output: object) -> Callable[[], Place | None]:

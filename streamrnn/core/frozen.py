@@ -75,11 +75,11 @@ class Frozen:
 
     def part(self) -> Callable[[], Chunks]:
         """The rows copied since the last part, as a function that makes a file of them."""
-        pieces, self._pieces, self.bytes = self._pieces, [], 0
+        pieces, self._pieces, self.bytes = self._pieces or [self._piece(np.zeros(0, np.int64))], [], 0
         header = {**self._header, "part": self._parts}
         gone, self._gone = self._gone, None
         self._parts += 1
-        return partial(encode_pieces, header, pieces, gone, self._empty())
+        return partial(encode_pieces, header, pieces, gone)
 
     def _copy(self, rows: IntArray) -> None:
         if len(rows):
@@ -98,22 +98,13 @@ class Frozen:
             self._store.slab.read(rows),
         )
 
-    def _empty(self) -> Piece:
-        """A piece of no rows, which knows the columns and tensors."""
-        return self._piece(np.zeros(0, np.int64))
-
 
 def encode_pieces(
     header: Mapping[str, Any],
     pieces: Sequence[Piece],
     gone: Callable[[], Sequence[tuple[int, int]]] | None,
-    empty: Piece,
 ) -> Chunks:
-    """A part of a segment; `gone` gives hash and cause each, and stands in the first part.
-
-    `empty` tells the columns and tensors where there is no piece.
-    """
-    pieces = pieces or [empty]
+    """A part of a segment, of at least one piece; `gone`, hash and cause each, stands in the first part."""
     lengths = np.concatenate([piece.keys.lengths for piece in pieces])
     tensors: dict[str, Sequence[Array]] = {
         "rows": [piece.rows for piece in pieces],
@@ -125,13 +116,13 @@ def encode_pieces(
         names = gone()
         tensors["gone.hash"] = [np.array([name for name, _ in names], np.uint64)]
         tensors["gone.cause"] = [np.array([cause for _, cause in names], np.int64)]
-    for name, column in empty.columns.items():
+    for name, column in pieces[0].columns.items():
         columns = [piece.columns[name] for piece in pieces]
         if column.dtype == object:
             data, offsets = packed_objects(columns)
             tensors |= {f"{name}.bytes": [data], f"{name}.offsets": [offsets]}
         else:
             tensors[f"column.{name}"] = columns
-    for name in empty.state:
+    for name in pieces[0].state:
         tensors[f"state.{name}"] = [piece.state[name] for piece in pieces]
     return encode(header, tensors)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from streamrnn.log.ingest import PARTITION, Producer
+from streamrnn.log.ingest import Producer
 from streamrnn.net.protocol import Refusal, error, hello_of_producer, message
 from streamrnn.net.server import Room, Server
 from streamrnn.ports import EndOfStream
+from streamrnn.sources.logged import LoggedSource
 from streamrnn.sources.socket import Stream, overdue
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from streamrnn.events import Block, Frames
     from streamrnn.net.connection import Connection
     from streamrnn.net.listening import Listener
-    from streamrnn.ports import Framer, Place
+    from streamrnn.ports import Framer
     from streamrnn.sources.logged import Logged
 
 _READ_BYTES = 1 << 16
@@ -39,14 +40,12 @@ class _Client:
         """What it is told first, once that is on the disk."""
 
 
-class IngestSource:
+class IngestSource(LoggedSource):
     """The `socket` source with `durability: log`.
 
     A round appends what all clients have sent, syncs once, acknowledges, and gives records that are in the
     log. docs/protocol.md says what clients and it tell each other.
     """
-
-    partitioned = False
 
     def __init__(
         self,
@@ -56,7 +55,8 @@ class IngestSource:
         listeners: list[Listener],
         logged: Logged,
     ) -> None:
-        self._config, self._new_framer, self._logged, self._log = config, new_framer, logged, logged.log
+        super().__init__(logged)
+        self._config, self._new_framer, self._log = config, new_framer, logged.log
         self._server = Server(listeners, Room(config.max_connections, config.max_pending_bytes), context)
         self.addresses = [listener.address for listener in listeners]
         """Where it listens, in the order of the options, with the ports it got."""
@@ -85,22 +85,6 @@ class IngestSource:
             self._has_ended = True
             raise EndOfStream
         return block
-
-    def position(self) -> Mapping[str, int]:
-        """See `Source.position`: an offset in the log."""
-        return {PARTITION: self._logged.offset}
-
-    def place(self) -> Place:
-        """See `Resumable.place`."""
-        return self._logged.place()
-
-    def resume(self, place: Place) -> None:
-        """See `Resumable.resume`."""
-        self._logged.resume(place)
-
-    def committed(self, place: Place, oldest: Place | None) -> None:
-        """See `ports.Committing`."""
-        self._logged.committed(place, oldest)
 
     def close(self) -> None:
         """See `Source.close`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -133,3 +133,28 @@ class Logged:
         except OSError as problem:
             where = problem.filename or self._told
             raise SourceError(f"{where}: cannot write or read: {problem.strerror}") from problem
+
+
+class LoggedSource:
+    """What such sources answer by their log alone."""
+
+    partitioned = False
+
+    def __init__(self, logged: Logged) -> None:
+        self._logged = logged
+
+    def position(self) -> Mapping[str, int]:
+        """See `Source.position`: an offset in the log."""
+        return {PARTITION: self._logged.offset}
+
+    def place(self) -> Place:
+        """See `Resumable.place`."""
+        return self._logged.place()
+
+    def resume(self, place: Place) -> None:
+        """See `Resumable.resume`."""
+        self._logged.resume(place)
+
+    def committed(self, place: Place, oldest: Place | None) -> None:
+        """See `ports.Committing`."""
+        self._logged.committed(place, oldest)

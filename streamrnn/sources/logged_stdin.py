@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from streamrnn.errors import SourceError
 from streamrnn.events import Mark, Origin
 from streamrnn.log.ingest import PARTITION
 from streamrnn.ports import EndOfStream
+from streamrnn.sources.logged import LoggedSource
 
 if TYPE_CHECKING:
     from streamrnn.context import Context
     from streamrnn.events import Block
-    from streamrnn.ports import Framer, Place
+    from streamrnn.ports import Framer
     from streamrnn.sources.logged import Logged
 
 _READ_BYTES = 1 << 18
 
 
-class LoggedStdinSource:
+class LoggedStdinSource(LoggedSource):
     """The `stdin` source with `durability: log`: what has arrived is on the disk before it is served.
 
     A pipe tells nobody what was taken: what it held when a run died is lost, what was served is not.
     """
 
-    partitioned = False
-
     def __init__(self, context: Context, new_framer: Callable[..., Framer], logged: Logged) -> None:
-        self._stdin, self._framer, self._logged = context.stdin, new_framer(), logged
+        super().__init__(logged)
+        self._stdin, self._framer = context.stdin, new_framer()
         self._ended = self._marked = False
 
     def read(self, limit: int, wait_ms: int) -> Block | Mark | None:
@@ -43,22 +43,6 @@ class LoggedStdinSource:
             self._marked = True
             return Mark("source_end", Origin("stdin", PARTITION), self._logged.offset)
         return block
-
-    def position(self) -> Mapping[str, int]:
-        """See `Source.position`: an offset in the log."""
-        return {PARTITION: self._logged.offset}
-
-    def place(self) -> Place:
-        """See `Resumable.place`."""
-        return self._logged.place()
-
-    def resume(self, place: Place) -> None:
-        """See `Resumable.resume`."""
-        self._logged.resume(place)
-
-    def committed(self, place: Place, oldest: Place | None) -> None:
-        """See `ports.Committing`."""
-        self._logged.committed(place, oldest)
 
     def close(self) -> None:
         """See `Source.close`; standard input belongs to the process and stays open."""
