@@ -360,16 +360,9 @@ def build(config: KafkaSourceConfig, context: Context, new_framer: Callable[...,
 
 
 def _columns(records: Sequence[ConsumerRecord]) -> Records:
-    values = [record.value for record in records]
-    nulls = [i for i, value in enumerate(values) if value is None]
-    if nulls:
-        values = [value or b"" for value in values]
-    n = len(values)
     return Records(
-        np.fromiter([record.offset for record in records], np.int64, n),
-        b"".join(values),
-        np.cumsum(np.fromiter(map(len, values), np.int64, n)),
-        nulls,
+        np.fromiter([record.offset for record in records], np.int64, len(records)),
+        [record.value for record in records],
         [record.key for record in records],
         [record.timestamp for record in records],
         [record.headers for record in records],
