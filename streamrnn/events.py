@@ -201,7 +201,8 @@ class OutBlock:
 class Rejected:
     """One event that was refused: where it stood, why, its raw bytes, and which `record` of its block.
 
-    Unless it is `kept`, the pipeline's file asks for it to be counted and otherwise forgotten.
+    Unless it is `kept`, the pipeline's file asks for it to be counted and otherwise forgotten. `by` is the
+    index of the record that was read when it was refused: another one if it had to wait for its turn.
     """
 
     origin: Origin
@@ -211,6 +212,7 @@ class Rejected:
     raw: bytes
     record: int = 0
     kept: bool = True
+    by: int = 0
 
     @property
     def code(self) -> str:

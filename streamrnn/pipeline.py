@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from streamrnn.encode import Answered, EncodeStage
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from streamrnn.core import Core, Shards
     from streamrnn.core.probe import Verdict
     from streamrnn.events import Batch, Column, Columns, IntArray
+    from streamrnn.order.waiting import Released
     from streamrnn.ports import Sink, Source
     from streamrnn.rejects import Rejects
 
@@ -190,17 +192,21 @@ class Pipeline:
     def _write(self, served_blocks: Iterable[Served], report: Report) -> None:
         """Hand what is served to the sink and to the dead letters, and count it."""
         self.doing = "serve"
+        rejected: list[Rejected] = []
         for served in served_blocks:
             out = served.out
             self.doing = "write"
             self.parts.sink.write(out)
             report.outputs += len(out)
             if out.rejected:
-                report.rejected += out.rejected
-                if kept := [event for event in out.rejected if event.kept]:
-                    self.parts.rejects.write(kept)
+                rejected += out.rejected
                 self._observe("streamrnn_events_rejected", origin=out.block.origin, rejected=out.rejected)
             self.doing = "serve"
+        # Who is refused on arrival and who in his turn: how a stream is cut must not decide who comes first.
+        rejected.sort(key=attrgetter("by"))
+        report.rejected += tuple(rejected)
+        if kept := [event for event in rejected if event.kept]:
+            self.parts.rejects.write(kept)
 
     def close(self, error: BaseException | None = None) -> None:
         """Flush, commit, and give everything back; after an error neither. Twice is fine."""
@@ -250,7 +256,7 @@ def serve(parts: Parts, block: Block) -> Iterator[Served]:
     now = reading.of(turn.kept, turn.refused)
     if now.records.size or now.refused:
         yield answer(parts, core, now)
-    yield from _in_order(parts, core, turn.blocks)
+    yield from _in_order(parts, core, turn.released)
 
 
 def mark(parts: Parts, told: Mark) -> Iterator[Served]:
@@ -270,10 +276,10 @@ def rest(parts: Parts) -> Iterator[Served]:
             yield from _in_order(parts, core, core.waiting.rest())
 
 
-def _in_order(parts: Parts, core: Core, blocks: Iterable[Block]) -> Iterator[Served]:
+def _in_order(parts: Parts, core: Core, released: Iterable[Released]) -> Iterator[Served]:
     """Records that have waited are read once more, as if they had come only now."""
-    for block in blocks:
-        yield answer(parts, core, read(parts, block))
+    for block, by in released:
+        yield answer(parts, core, read(parts, block), by)
 
 
 def read(parts: Parts, block: Block) -> Reading:
@@ -282,23 +288,24 @@ def read(parts: Parts, block: Block) -> Reading:
     return Reading(block, decoded, *parts.event.read(decoded, block))
 
 
-def answer(parts: Parts, core: Core, reading: Reading) -> Served:
-    """Core, encode."""
+def answer(parts: Parts, core: Core, reading: Reading, by: IntArray | None = None) -> Served:
+    """Core, encode; `by` as in `Released`."""
     block, batch, records = reading.block, reading.batch, reading.records
     outputs = core.process(batch)
     refused = reading.refused | {int(records[i]): reason for i, reason in outputs.refused.items()}
     drops = core.waiting is not None and core.waiting.policy.drops
-    rejected = tuple(_rejected(block, i, refused[i], drops) for i in sorted(refused))
+    let_go = range(len(block)) if by is None else by.tolist()
+    rejected = tuple(_rejected(block, i, let_go[i], refused[i], drops) for i in sorted(refused))
     answered = Answered(outputs, batch, core.cause_names)
     buffer, ends = parts.format(parts.encode.columns(answered, reading.decoded, records), len(outputs))
     keys = [batch.keys[i] for i in outputs.accepted.tolist()]
     return Served(answered, OutBlock(buffer, ends, keys, records[outputs.accepted], block, rejected))
 
 
-def _rejected(block: Block, i: int, reason: str, drops: bool) -> Rejected:
+def _rejected(block: Block, i: int, by: int, reason: str, drops: bool) -> Rejected:
     position, number = int(block.positions[i]), int(block.numbers[i])
     kept = not (drops and reason == DUPLICATE)
-    return Rejected(block.origin_of(i), position, number, reason, block.record(i), i, kept)
+    return Rejected(block.origin_of(i), position, number, reason, block.record(i), i, kept, by)
 
 
 def run(pipeline: Pipeline, stopping: Callable[[], bool], told: Callable[[Report], None]) -> None:

@@ -9,7 +9,9 @@ from crash_harness import BASE, FORMULA, Job, events
 from simfs import SimFS
 
 BOUND_S = 12
-IN_TIME = FORMULA.replace("reset:", f"order: {{type: event_time, max_behind_s: {BOUND_S}}}\nreset:")
+GUARDED = FORMULA.replace("limits: {", "limits: {max_state_norm: 4, ")
+"""Some events are refused when their turn comes."""
+IN_TIME = GUARDED.replace("reset:", f"order: {{type: event_time, max_behind_s: {BOUND_S}}}\nreset:")
 
 
 def happened(rng, n):

@@ -14,6 +14,7 @@ import pytest
 from crash_harness import BASE, FORMULA, SABOTAGES, run_seed, swapped
 from order_cases import (
     BOUND_S,
+    GUARDED,
     IN_TIME,
     Shared,
     arrived,
@@ -129,7 +130,7 @@ def in_time():
 
 @pytest.fixture(scope="module")
 def as_it_comes():
-    return Shared(FORMULA)
+    return Shared(GUARDED)
 
 
 def permuted_case(in_time, as_it_comes, seed):
@@ -447,8 +448,8 @@ def test_a_record_keeps_what_is_known_of_it():
     ]
     restored = Waiting(Policy(behind=10), None, 100)
     restored.load(waiting.frozen()())
-    assert [record for found in waiting.rest() for record in told(found)] == wanted
-    assert [record for found in restored.rest() for record in told(found)] == [
+    assert [record for found, _ in waiting.rest() for record in told(found)] == wanted
+    assert [record for found, _ in restored.rest() for record in told(found)] == [
         (*record[:4], None, *record[5:]) for record in wanted
     ]
 
@@ -461,9 +462,9 @@ def test_bytes_of_records_that_have_left_are_let_go():
         time = np.full(20, 10 * i)
         time[3] += 999
         turn = waiting.arrive(block(lines), np.arange(20), time, None)
-        out += [record[0].split("x")[0] for found in turn.blocks for record in told(found)]
+        out += [record[0].split("x")[0] for found, _ in turn.released for record in told(found)]
         assert waiting._chunk_bytes <= 2 * waiting._bytes + (1 << 20) + 21_000
         assert waiting._chunk_bytes == sum(len(c.block.buffer) for c in waiting._chunks.values())
-    out += [record[0].split("x")[0] for found in waiting.rest() for record in told(found)]
+    out += [record[0].split("x")[0] for found, _ in waiting.rest() for record in told(found)]
     assert len(out) == len(set(out)) == 4000
     assert len(waiting) == waiting._bytes == waiting._chunk_bytes == 0

@@ -49,10 +49,12 @@ class Settled:
     """What becomes of h that wait and n that arrive, known by their numbers 0 to h - 1 and h to h + n - 1.
 
     `refused` has arrivals by their index, 0 to n - 1, and `entering` those that wait from now on; `leaving`
-    are in the order in which they go on; `largest` is the largest time by now.
+    are in the order in which they go on, each let go by the arrival in `by`, an index too; `largest` is the
+    largest time by now.
     """
 
     leaving: IntArray
+    by: IntArray
     entering: IntArray
     largest: int | None
     refused: dict[int, str] = field(default_factory=dict)
@@ -90,7 +92,8 @@ def _at_once(
         _refuse(again, DUPLICATE, here, refused)
     last = int(after[-1])
     if policy.behind is None:
-        return Settled(h + np.flatnonzero(here), np.zeros(0, np.int64), last, refused)
+        alone = np.flatnonzero(here)
+        return Settled(h + alone, alone, np.zeros(0, np.int64), last, refused)
     leaves = np.where(here, np.maximum(np.searchsorted(after, time + policy.behind), np.arange(n)), n)
     waited = np.flatnonzero(held.time <= last - policy.behind)
     waited_until = np.searchsorted(after, held.time[waited] + policy.behind)
@@ -98,8 +101,9 @@ def _at_once(
         return None
     gone = np.flatnonzero(leaves < n)
     numbers = np.append(waited, h + gone)
-    keys = (numbers, np.append(held.time[waited], time[gone]), np.append(waited_until, leaves[gone]))
-    return Settled(numbers[np.lexsort(keys)], np.flatnonzero(here & (leaves == n)), last, refused)
+    by = np.append(waited_until, leaves[gone])
+    order = np.lexsort((numbers, np.append(held.time[waited], time[gone]), by))
+    return Settled(numbers[order], by[order], np.flatnonzero(here & (leaves == n)), last, refused)
 
 
 def _refuse(which: IntArray, why: str, here: BoolArray, refused: dict[int, str]) -> None:
@@ -137,6 +141,7 @@ class _OneByOne:
         heapify(self._heap)
         self._first, self._bytes = len(held.time), held.bytes
         self._leaving: list[int] = []
+        self._by: list[int] = []
 
     def settle(self, arriving: Arrivals) -> Settled:
         """All of them."""
@@ -146,9 +151,11 @@ class _OneByOne:
         for i, (time, size, name) in enumerate(columns):
             if why := self._arrive(time, self._first + i, size, name):
                 refused[i] = why
+            self._by += [i] * (len(self._leaving) - len(self._by))
         numbers = np.array([number for _, number, _ in self._heap], np.int64)
         entering = np.sort(numbers[numbers >= self._first]) - self._first
-        return Settled(np.array(self._leaving, np.int64), entering, self._largest, refused)
+        leaving, by = np.array(self._leaving, np.int64), np.array(self._by, np.int64)
+        return Settled(leaving, by, entering, self._largest, refused)
 
     def _arrive(self, time: int, number: int, size: int, name: int) -> str | None:
         policy, seen = self._policy, self._seen

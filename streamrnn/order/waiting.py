@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,16 +21,23 @@ _FIRST_CAPACITY = 1024
 _SLACK_BYTES = 1 << 20
 
 
+class Released(NamedTuple):
+    """Records that go on, and with which record each was let go: int64 [n], that one's index in its block."""
+
+    block: Block
+    by: IntArray
+
+
 @dataclass(frozen=True)
 class Turn:
     """What became of some arrivals, by their index among them: `refused` with the reason; `kept` went on.
 
-    Where events may have to wait, nobody is in `kept`, and who goes on is in `blocks`.
+    Where events may have to wait, nobody is in `kept`, and who goes on is in `released`.
     """
 
     refused: Mapping[int, str]
     kept: IntArray
-    blocks: Iterator[Block]
+    released: Iterator[Released]
 
 
 class Waiting:
@@ -71,15 +78,14 @@ class Waiting:
         self._chunks[self._next_chunk] = r.Chunk.of(block, self._heads)
         self._chunk_bytes += len(block.buffer)
         self._next_chunk += 1
-        leaving = self._move(settled.leaving, arriving, settled.entering)
-        return Turn(settled.refused, rows[:0], leaving)
+        released = self._move(settled.leaving, rows[settled.by], arriving, settled.entering)
+        return Turn(settled.refused, rows[:0], released)
 
-    def rest(self) -> Iterator[Block]:
+    def rest(self) -> Iterator[Released]:
         """All that wait, in order: nothing can come any more that would go before them."""
         live = np.flatnonzero(self._table[r.TIME, : self._used] != GONE)
         order = live[np.argsort(self._table[r.TIME, live], kind="stable")]
-        nothing = np.zeros(0, np.int64)
-        return self._move(order, self._table[:, :0], nothing)
+        return self._move(order, np.zeros_like(order), self._table[:, :0], order[:0])
 
     def frozen(self) -> Callable[[], dict[str, Array]]:
         """All of it as it is now, as arrays; to be asked for later, on any thread."""
@@ -115,7 +121,9 @@ class Waiting:
         self._enter(r.table(block, np.arange(len(block)), time, self._next_chunk))
         self._next_chunk += 1
 
-    def _move(self, leaving: IntArray, arriving: IntArray, entering: IntArray) -> Iterator[Block]:
+    def _move(
+        self, leaving: IntArray, by: IntArray, arriving: IntArray, entering: IntArray
+    ) -> Iterator[Released]:
         """Let some leave, of those that wait and of those that arrive, and others enter."""
         held = leaving < self._used
         records = np.empty((len(arriving), len(leaving)), np.int64)
@@ -128,11 +136,12 @@ class Waiting:
             self._drop(self._next_chunk - 1)
         if self._chunk_bytes > 2 * self._bytes + _SLACK_BYTES:
             self._compact()
-        return self._blocks(chunks, records)
+        return self._blocks(chunks, records, by)
 
-    def _blocks(self, chunks: Mapping[int, r.Chunk], records: IntArray) -> Iterator[Block]:
-        for start in range(0, records.shape[1], self._limit):
-            yield r.gather(chunks, records[:, start : start + self._limit])
+    def _blocks(self, chunks: Mapping[int, r.Chunk], records: IntArray, by: IntArray) -> Iterator[Released]:
+        for start in range(0, len(by), self._limit):
+            part = slice(start, start + self._limit)
+            yield Released(r.gather(chunks, records[:, part]), by[part])
 
     def _enter(self, records: IntArray) -> None:
         used = self._used + records.shape[1]
