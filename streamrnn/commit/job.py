@@ -113,6 +113,7 @@ def described(spec: PipelineSpec) -> dict[str, Any]:
         "event.key": event.key,
         "event.time": event.time.model_dump(mode="json", exclude_defaults=True) if event.time else None,
         "event.inputs": event.inputs,
+        "order": spec.file.order.model_dump(mode="json", exclude_defaults=True) if spec.file.order else None,
         "reset": [_chosen(rule) for rule in spec.rules],
         "model.context": spec.file.model.context,
         "sink": _chosen(spec.sink),
