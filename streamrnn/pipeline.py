@@ -81,6 +81,25 @@ class Served:
     out: OutBlock
 
 
+class Watch(Protocol):
+    """Sees every batch as it passes, on the pipeline's thread, and may not change it: be quick.
+
+    What it raises ends the pipeline; unlike an observer it belongs to the program that hosts it.
+    """
+
+    def begun(self) -> None:
+        """A block was read; nothing of it is served."""
+        ...
+
+    def served(self, block: Block, served: Served) -> None:
+        """The answers to a block; nothing of them is written."""
+        ...
+
+    def written(self, report: Report) -> None:
+        """The sink has taken them, and the observers have heard of it."""
+        ...
+
+
 class Pipeline:
     """`open`, then `run_once` until it answers None, then `close`; no signals, no printing inside."""
 
@@ -92,6 +111,7 @@ class Pipeline:
         self._idle: Callable[[], None] = getattr(parts.sink, "idle", lambda: None)
         """Lets a sink go on with what its readers did not take at once."""
         self._commits: Committer | None = None
+        self.watch: Watch | None = None
         self.went_on = ""
         """Which commit it went on from, and what is replayed, in words."""
         self.doing: Literal["read", "serve", "write", "commit", "close"] = "read"
@@ -146,11 +166,18 @@ class Pipeline:
 
     def _serve(self, block: Block) -> Report:
         self.doing = "serve"
+        watch = self.watch
+        if watch is not None:
+            watch.begun()
         served = serve(self.parts, block)
+        if watch is not None:
+            watch.served(block, served)
         self.doing = "write"
         self.parts.sink.write(served.out)
         report = Report(len(block), len(served.out), len(self.parts.shards), served.out.rejected)
         self._report(block, report)
+        if watch is not None:
+            watch.written(report)
         return report
 
     def _report(self, block: Block, report: Report) -> None:

@@ -61,8 +61,8 @@ class Core:
         self.backend, self.elapsed, self.limits = backend, tuple(elapsed), limits or Limits()
         self.rules = Rules(rules)
         self.store = Store(backend, rules, self.limits)
-        self._server = Server(backend, self.store.slab, self.limits.max_state_norm)
-        self._single = SingleServer(self.store, self.rules, self._server, self.elapsed)
+        self.server = Server(backend, self.store.slab, self.limits.max_state_norm)
+        self._single = SingleServer(self.store, self.rules, self.server, self.elapsed)
 
     def __len__(self) -> int:
         """Live keys."""
@@ -201,7 +201,7 @@ class Core:
         bounds = self.rules.apply(Asking(links, lives, carried, given, fields))
         inputs = self._keyed_features(batch, links, lives, bounds, time)
         segments = cut(links, bounds)
-        served = self._server.run(segments, inputs)
+        served = self.server.run(segments, inputs)
         return Plan(batch, links, lives, bounds, carried, fields, given, segments, served)
 
     def _expiry(self, time: IntArray | None, order: IntArray) -> IntArray | None:
