@@ -6,9 +6,11 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable
 from threading import Thread
 from types import FrameType, TracebackType
+from typing import BinaryIO
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -62,16 +64,30 @@ class Stopping:
 
     def _watch(self) -> None:
         with os.fdopen(self._woken, "rb", buffering=0) as woken:
-            first = woken.read(1)
-            if not first:
+            first = _next_stop(woken)
+            if first is None:
                 return
-            if not select.select([woken], [], [], self.grace_s)[0]:
-                self._give_up(signal.Signals(first[0]).name)
-            if woken.read(1):  # the main thread could not see to the first one, so it has this one, too
-                os.kill(os.getpid(), signal.SIGKILL)
+            give_up_s = time.monotonic() + self.grace_s
+            while True:
+                left_s = max(0.0, give_up_s - time.monotonic())
+                if not select.select([woken], [], [], left_s)[0]:
+                    self._give_up(signal.Signals(first).name)
+                again = woken.read(1)
+                if not again:
+                    return
+                if again[0] in NUMBERS:  # the main thread could not see to the first one, so it has this one
+                    os.kill(os.getpid(), signal.SIGKILL)
 
     def _give_up(self, name: str) -> None:
         what, code = self.waiting()
         sys.stderr.write(f"{name}: not done after grace_s: {self.grace_s:g} s; still waiting for {what}\n")
         sys.stderr.flush()
         os._exit(code)
+
+
+def _next_stop(woken: BinaryIO) -> int | None:
+    """The next signal that means to stop; others have handlers of their own. None once there are no more."""
+    while number := woken.read(1):
+        if number[0] in NUMBERS:
+            return number[0]
+    return None
