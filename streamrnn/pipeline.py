@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -73,6 +73,50 @@ class Committer(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """Sees to it that an event of which the process dies is found; see `commit.suspects`."""
+
+    def parts(self, block: Block) -> Iterable[Block]:
+        """The parts in which a block is to be served, one after the other; the next is asked for then."""
+        ...
+
+    def serving(self, block: Block) -> None:
+        """One of them is served from now on."""
+        ...
+
+    def served(self) -> None:
+        """And has been."""
+        ...
+
+    def signalled(self) -> None:
+        """The run was told to end; called on any thread."""
+        ...
+
+    def close(self) -> None:
+        """The run has ended by itself, well or with an error."""
+        ...
+
+
+class Unwatched:
+    """A `Watch` of a pipeline that keeps nothing."""
+
+    def parts(self, block: Block) -> Iterable[Block]:
+        """See `Watch.parts`."""
+        return (block,)
+
+    def serving(self, block: Block) -> None:
+        """See `Watch.serving`."""
+
+    def served(self) -> None:
+        """See `Watch.served`."""
+
+    def signalled(self) -> None:
+        """See `Watch.signalled`."""
+
+    def close(self) -> None:
+        """See `Watch.close`."""
+
+
 @dataclass(slots=True)
 class Served:
     """One block that was served: what the core said of its events, and what is to be written."""
@@ -92,6 +136,7 @@ class Pipeline:
         self._idle: Callable[[], None] = getattr(parts.sink, "idle", lambda: None)
         """Lets a sink go on with what its readers did not take at once."""
         self._commits: Committer | None = None
+        self.watch: Watch = Unwatched()
         self.went_on = ""
         """Which commit it went on from, and what is replayed, in words."""
         self.doing: Literal["read", "serve", "write", "commit", "close"] = "read"
@@ -140,13 +185,16 @@ class Pipeline:
             parts.shards.mark(block)
             return Report(live_keys=len(parts.shards))
         if block:
-            return self._serve(block)
+            reports = [self._serve(part) for part in self.watch.parts(block)]
+            return reports[0] if len(reports) == 1 else _together(reports)
         self._idle()
         return Report(live_keys=len(parts.shards))
 
     def _serve(self, block: Block) -> Report:
         self.doing = "serve"
+        self.watch.serving(block)
         served = serve(self.parts, block)
+        self.watch.served()
         self.doing = "write"
         self.parts.sink.write(served.out)
         report = Report(len(block), len(served.out), len(self.parts.shards), served.out.rejected)
@@ -173,6 +221,7 @@ class Pipeline:
             closing.push(tell)
             if self.commits is not None:
                 closing.callback(self.commits.close)
+            closing.callback(self.watch.close)
             for part in (parts.backend, parts.rejects, parts.sink, parts.source):
                 closing.callback(part.close)
             closing.callback(setattr, self, "doing", "close")
@@ -208,6 +257,15 @@ def serve(parts: Parts, block: Block) -> Served:
     buffer, ends = parts.format(parts.encode.columns(answered, decoded, records), len(outputs))
     keys = [batch.keys[i] for i in outputs.accepted.tolist()]
     return Served(answered, OutBlock(buffer, ends, keys, records[outputs.accepted], block, rejected))
+
+
+def _together(reports: Sequence[Report]) -> Report:
+    return Report(
+        sum(report.events for report in reports),
+        sum(report.outputs for report in reports),
+        reports[-1].live_keys,
+        tuple(rejected for report in reports for rejected in report.rejected),
+    )
 
 
 def _rejected(block: Block, i: int, reason: str) -> Rejected:

@@ -12,6 +12,9 @@ from functools import lru_cache
 OTHER = "other"
 """The code of what a plugin or another version refused in words of its own."""
 
+CRASH_SUSPECT = "the process died three times running while it served this event alone"
+"""The reason of an event that is parked."""
+
 CODES = {
     "model_refused": (r"^the model refused it", "the model raised an error on this event alone"),
     "state_not_finite": (
@@ -19,6 +22,10 @@ CODES = {
         "the model answered with an infinity or NaN",
     ),
     "state_norm": (r"^the norm of the model's new state", "the new state was over `limits.max_state_norm`"),
+    "crash_suspect": (
+        r"^the process died",
+        "parked: the process died three times while it served this event alone",
+    ),
     "too_long": (
         r"^(line|record) of more than \d+ bytes|^(record|value) of \d+ bytes, more than",
         "over the limit of bytes; only the beginning was kept",

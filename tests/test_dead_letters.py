@@ -22,7 +22,7 @@ from streamrnn.errors import ConfigError, SinkError, SourceError, StateError
 from streamrnn.letters.marks import Mark, hold, mark_path
 from streamrnn.letters.replay import build_letters
 from streamrnn.pipeline import run
-from streamrnn.refusals import CODES, OTHER, code_of
+from streamrnn.refusals import CODES, CRASH_SUSPECT, OTHER, code_of
 from streamrnn.registry import Registry
 
 REGISTRY = Registry()
@@ -79,6 +79,7 @@ REASONS = {
     "the model's new state or output is not finite": "state_not_finite",
     "the norm of the model's new state is over limits.max_state_norm": "state_norm",
     "the model refused it: ValueError: not valid JSON, found nothing": "model_refused",
+    CRASH_SUSPECT: "crash_suspect",
     "x: too blue": "other",
 }
 

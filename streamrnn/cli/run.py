@@ -50,6 +50,7 @@ def _run(file: str, quiet: bool, stop: Stopping) -> None:
     stop.grace_s = spec.file.limits.grace_s
     pipeline = build_job(spec, registry, context)
     stop.waiting = lambda: WAITED_FOR[pipeline.doing]
+    stop.told = lambda: pipeline.watch.signalled()
     if not quiet and pipeline.info.backend != spec.model.component.name:
         click.echo(f"type: {spec.model.component.name} takes {pipeline.info.backend}", err=True)
     if not quiet and pipeline.went_on:

@@ -34,6 +34,8 @@ class Stopping:
         self.has_begun = False
         """Whether there may be something to finish; before that, a signal raises `Stopped` at once."""
         self.grace_s = 10.0
+        self.told: Callable[[], None] = lambda: None
+        """Called once when the first signal comes, on a thread of its own."""
         self.waiting: Callable[[], Waiting] = lambda: ("the pipeline to be loaded", 3)
 
     def __enter__(self) -> Stopping:
@@ -65,6 +67,7 @@ class Stopping:
             first = woken.read(1)
             if not first:
                 return
+            self.told()
             if not select.select([woken], [], [], self.grace_s)[0]:
                 self._give_up(signal.Signals(first[0]).name)
             if woken.read(1):  # the main thread could not see to the first one, so it has this one, too

@@ -14,6 +14,7 @@ from streamrnn import __version__
 from streamrnn.build import build_pipeline
 from streamrnn.commit import manifest as m
 from streamrnn.commit import recovery
+from streamrnn.commit.suspects import Suspects
 from streamrnn.commit.writer import Chain, Commits
 from streamrnn.core.shards import WHOLE
 from streamrnn.errors import StateError
@@ -66,8 +67,11 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
         pipeline = build_pipeline(spec, registry, context)
         opened.callback(pipeline.close, StateError("not started"))
         parts = pipeline.parts
+        watch = Suspects(context.fs, folder, context.log)
         found = None if newest is None else _go_on(commits_there, spec, pipeline, context)
         _tell_promises(spec, parts, context)
+        watch.begin()
+        pipeline.watch = watch
         chain = Chain() if found is None else found.chain
         commits = Commits(folder, config, parts, context, _fixed(spec, parts), chain, lock)
         if found is None:

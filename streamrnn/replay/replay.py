@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from streamrnn.build import build_pipeline
+from streamrnn.commit.parking import Parking, parking_of
 from streamrnn.context import ManualClock
 from streamrnn.events import Block, Mark, Origin
 from streamrnn.pipeline import Parts, Served, serve
 from streamrnn.ports import EndOfStream
-from streamrnn.replay.until import Until, head
+from streamrnn.replay.until import Until
 
 if TYPE_CHECKING:
     from streamrnn.config.spec import PipelineSpec
@@ -30,11 +31,13 @@ class Replay:
 
     `parts` are those of the pipeline but for the sink and the file of refused events; between two blocks the
     state of its keys is in `parts.shards`. `limit` bounds the events of a block: with 1 every step is seen.
+    What the pipeline has parked is refused here too, under whatever name its recorded data has.
     """
 
     parts: Parts
     source_name: str
     keeps_marks: bool
+    parking: Parking = field(default_factory=Parking)
     until: Until | None = None
     limit: int | None = None
 
@@ -70,7 +73,7 @@ class Replay:
         # Limits on time go by the kind of source; the commit knows it under the name it had.
         block.origin = Origin(self.source_name, block.origin.partition)
         if count:
-            yield serve(self.parts, block if count == len(block) else head(block, count))
+            yield serve(self.parts, self.parking.refuse(block.part(0, count), anywhere=True))
 
 
 def build_replay(spec: PipelineSpec, registry: Registry, context: Context, original: PipelineSpec) -> Replay:
@@ -83,7 +86,9 @@ def build_replay(spec: PipelineSpec, registry: Registry, context: Context, origi
     parts = build_pipeline(alone, registry, context, sink=_Nowhere()).parts
     name, options = original.source.component.name, original.source.options
     keeps_marks = name not in _NO_MARKS and not getattr(options, "follow", False)
-    return Replay(parts, name, keeps_marks)
+    checkpoint = original.file.checkpoint
+    parking = parking_of(context.fs, context.path(checkpoint.dir)) if checkpoint else Parking()
+    return Replay(parts, name, keeps_marks, parking)
 
 
 class _Nowhere:
