@@ -156,6 +156,7 @@ def core_limits(spec: PipelineSpec) -> Limits:
         max_state_norm=limits.max_state_norm,
         max_value_bytes=limits.max_value_bytes,
         remember_evicted=limits.remember_evicted,
+        guard=limits.guard,
     )
 
 

@@ -22,6 +22,10 @@ CODES = {
         "the model answered with an infinity or NaN",
     ),
     "state_norm": (r"^the norm of the model's new state", "the new state was over `limits.max_state_norm`"),
+    "quarantined": (
+        r"^the key is in quarantine",
+        "an event of the key was refused before, and `limits.guard` is `quarantine`",
+    ),
     "crash_suspect": (
         r"^the process died",
         "parked: the process died three times while it served this event alone",

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 NOT_FINITE = "the model's new state or output is not finite"
 OVER_NORM = "the norm of the model's new state is over limits.max_state_norm"
+GUARDED = (NOT_FINITE, OVER_NORM)
+"""Reasons for which `limits.guard` does something to the key, too."""
+QUARANTINED = "the key is in quarantine, since the guard refused an event of it; reset the key to free it"
 
 
 @dataclass
