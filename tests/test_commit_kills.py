@@ -84,7 +84,7 @@ def start(folder, **streams):
 
 def end(process):
     """How it ended and what it said, but for what it said of a run that was killed before it."""
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     suspicion = ("the last run died while it served", "suspect mode:", "the records under suspicion")
     told = [line for line in err.decode().splitlines(True) if not line.startswith(suspicion)]
     return process.returncode, "".join(told)
@@ -220,7 +220,7 @@ def test_a_file_as_standard_input_is_gone_on_with(tmp_path, expected):
             process = start(folder, stdin=stdin)
             wait_for_commit(folder, process)
             process.send_signal(number)
-            process.communicate(timeout=60)
+            process.communicate(timeout=300)
     for _ in range(2):  # the second time there is nothing left to do, not even an end to tell of
         with (folder / "in.jsonl").open() as stdin:
             assert end(start(folder, stdin=stdin)) == (0, "")

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from streamrnn.commit import control
 from streamrnn.commit.underway import digest_of
 from streamrnn.errors import StateError
 from streamrnn.events import Origin
+from streamrnn.pipeline import Unwatched
 from streamrnn.refusals import CRASH_SUSPECT
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from streamrnn.context import FileSystem
+    from streamrnn.commit.control import Entry
     from streamrnn.events import Block
 
 COMMAND = "park"
@@ -34,9 +32,23 @@ class Parked(msgspec.Struct, frozen=True):
 
 @dataclass
 class Parking:
-    """All parked events of a job, by source, partition and position."""
+    """All parked events of a job, by where they are from and position."""
 
     events: dict[Origin, dict[int, set[str]]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Parking:
+        """Those in the lines of a `control.log`. Raises `StateError` for one that cannot be read."""
+        parking = cls()
+        for entry in entries:
+            if COMMAND in entry.command:
+                try:
+                    parked = msgspec.convert(entry.command[COMMAND], Parked)
+                    parking.add(parked, entry.position[parked.partition])
+                except (msgspec.ValidationError, KeyError) as error:
+                    told = f"control.log: line {entry.sequence} does not say which event is parked: {error}"
+                    raise StateError(told) from error
+        return parking
 
     def __bool__(self) -> bool:
         return bool(self.events)
@@ -58,30 +70,21 @@ class Parking:
         return replace(block, refused=block.refused | dict.fromkeys(found, CRASH_SUSPECT))
 
     def _found(self, block: Block, anywhere: bool) -> Iterator[int]:
-        origins = [block.origin]
-        if anywhere:
-            origins = [origin for origin in self.events if origin.source == block.origin.source]
-        for origin in origins:
-            for position, digests in self.events.get(origin, {}).items():
+        for origin, positions in self.events.items():
+            for position, digests in positions.items():
                 for i in (block.positions == position).nonzero()[0].tolist():
-                    if digest_of(block.record(i)).hex() in digests:
+                    own = block.origin_of(i)
+                    there = own.source == origin.source if anywhere else own == origin
+                    if there and digest_of(block.record(i)).hex() in digests:
                         yield i
 
 
-def parking_of(fs: FileSystem, folder: Path) -> Parking:
-    """What is parked in a folder of commits. Raises `StateError` if its log of decisions is damaged."""
-    parking = Parking()
-    for entry in control.read(fs, folder):
-        if COMMAND in entry.command:
-            try:
-                parked = msgspec.convert(entry.command[COMMAND], Parked)
-            except msgspec.ValidationError as error:
-                path = folder / control.NAME
-                raise StateError(f"{path}: decision {entry.sequence} cannot be read: {error}") from error
-            parking.add(parked, entry.position[parked.partition])
-    return parking
+class Parks(Unwatched):
+    """A `Watch` for a replay: what the pipeline has parked is refused, under whatever name its data has."""
 
+    def __init__(self, parking: Parking) -> None:
+        self._parking = parking
 
-def park(fs: FileSystem, folder: Path, parked: Parked, position: int) -> None:
-    """Write down, durably, that an event is refused from now on. Raises `StateError`."""
-    control.append(fs, folder, {parked.partition: position}, {COMMAND: msgspec.to_builtins(parked)})
+    def parts(self, block: Block) -> Iterable[tuple[int, Block]]:
+        """See `Watch.parts`."""
+        return ((0, self._parking.refuse(block, anywhere=True)),)

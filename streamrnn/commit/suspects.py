@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from streamrnn.commit.parking import Parked, park, parking_of
+from streamrnn.commit.parking import COMMAND, Parked, Parking
 from streamrnn.commit.underway import NAME as UNDERWAY
-from streamrnn.commit.underway import SIZE, Death, Underway
+from streamrnn.commit.underway import Death, Underway, size_for
 from streamrnn.errors import StateError
 from streamrnn.events import Origin
 
 if TYPE_CHECKING:
-    import logging
-
-    from streamrnn.context import FileSystem
+    from streamrnn.commit.control import ControlLog
+    from streamrnn.context import Context
     from streamrnn.events import Block
 
 NAME = "suspects.json"
@@ -33,25 +32,31 @@ _MOST = 64
 
 
 class Suspect(msgspec.Struct):
-    """Records that a run was serving when it died, from the position `first` to `last`.
+    """Records of one partition that a run was serving when it died, by position; `left` have not passed yet.
 
     `number` is that of the first. A single event that was served alone has a `digest` of its bytes, and
-    `deaths` counts how often it was.
+    `deaths` counts how often it was. Such records come again among the first `within` of a run, or never.
     """
 
     source: str
     partition: str
-    first: int
-    last: int
+    positions: list[int]
     number: int
+    within: int
     digest: str = ""
     deaths: int = 0
+    left: int = 0
+
+    @property
+    def origin(self) -> Origin:
+        """Where they are from."""
+        return Origin(self.source, self.partition)
 
     def __str__(self) -> str:
         """For a person."""
         if self.digest:
-            return f"record {self.number} of {self.partition}, at {self.first}"
-        return f"records of {self.partition} from number {self.number} on, at {self.first} to {self.last}"
+            return f"record {self.number} of {self.partition}, at {self.positions[0]}"
+        return f"{len(self.positions)} records of {self.partition}, number {self.number} among them"
 
 
 class _Kept(msgspec.Struct):
@@ -64,82 +69,95 @@ class _Kept(msgspec.Struct):
 class Suspects:
     """A `Watch` over the events of a job: `begin` before the first of them, after all else was opened.
 
-    Raises `StateError` if what was decided cannot be read, or what is to be kept not written.
+    `most` records make a batch at most. Raises `StateError` if what was decided cannot be read, or what is to
+    be kept not written.
     """
 
-    def __init__(self, fs: FileSystem, folder: Path, log: logging.Logger) -> None:
-        self._fs, self._folder, self._log = fs, folder, log
-        self._alone = False
-        self._parking = parking_of(fs, folder)
-        self._underway = Underway(fs, self._memory())
+    def __init__(self, folder: Path, context: Context, control: ControlLog, most: int) -> None:
+        self._fs, self._folder, self._log = context.fs, folder, context.log
+        self._control, self._most = control, most
+        self._parking = Parking.of(control.entries)
+        self._underway = Underway(context.fs, self._memory())
         self._kept = self._read()
+        self._taken = 0
+        self._open: dict[tuple[Origin, int], list[Suspect]] = {}
 
     @property
     def suspects(self) -> list[Suspect]:
         """Those that have not passed yet."""
         return self._kept.suspects
 
-    def begin(self) -> None:
-        """Think over how the last run ended, park what has been alone too often, and say so."""
+    def begin(self, commit: int, events: int) -> None:
+        """Think over how the last run ended, park what has been alone too often, and say so.
+
+        This run goes on from the commit of that number, behind so many events.
+        """
         death = self._underway.death
         if death is not None and death.run > self._kept.counted:
             self._suspect(death)
             for suspect in [each for each in self.suspects if each.deaths >= DEATHS]:
-                self._park(suspect)
+                self._park(suspect, commit, events)
             self._kept.counted = death.run
             self._write()
+        self._look_for()
         self._underway.begin(after=self._kept.counted)
         for suspect in self.suspects:
             self._log.warning("suspect mode: %s served one at a time", suspect)
 
-    def parts(self, block: Block) -> Iterable[Block]:
-        """A block in the parts in which it is to be served: suspects alone, what is parked refused."""
+    def parts(self, block: Block) -> Iterable[tuple[int, Block]]:
+        """See `Watch.parts`: suspects are alone, what is parked is refused."""
         if self._parking:
             block = self._parking.refuse(block)
-        return self._apart(block) if self._kept.suspects else (block,)
+        return self._apart(block) if self._kept.suspects else ((0, block),)
 
     def serving(self, block: Block) -> None:
-        """These records are served from now on."""
-        self._underway.serving(block, self._alone)
+        """See `Watch.serving`."""
+        is_alone = bool(self._open) and len(block) == 1 and bool(self._suspected(block))
+        self._taken = self._underway.serving(block, is_alone)
 
-    def served(self) -> None:
-        """And have been."""
+    def served(self, block: Block) -> None:
+        """See `Watch.served`."""
         self._underway.served()
+        if self._kept.suspects:
+            self._pass(block)
 
     def signalled(self) -> None:
-        """The run was told to end: its death is nobody's fault. May be called on any thread."""
+        """See `Watch.signalled`."""
         self._underway.signalled()
 
     def close(self) -> None:
-        """The run has ended by itself, be it with an error."""
+        """See `Watch.close`."""
         self._underway.close()
 
     def _suspect(self, death: Death) -> None:
-        origin = death.origin
-        found = Suspect(origin.source, origin.partition, death.first, death.last, death.number, death.digest)
-        if not found.digest:
-            told = "the last run died while it served %d events, without a signal or an error: %s"
-            self._log.warning(told, death.count, found)
-        for each in self.suspects:
-            same = (each.source, each.partition, each.first, each.last, each.digest)
-            if same == (found.source, found.partition, found.first, found.last, found.digest):
-                found = each
-                break
-        else:
-            self._kept.suspects = [*self.suspects, found][-_MOST:]
-        if found.digest:
-            found.deaths += 1
-            told = "the last run died while it served %s alone, %d of the %d times that park it"
-            self._log.warning(told, found, found.deaths, DEATHS)
+        if not death.digest:
+            told = "the last run died while it served %d events, without a signal or an error"
+            self._log.warning(told, sum(map(len, death.records.values())))
+        for origin, positions in death.records.items():
+            found = Suspect(
+                origin.source, origin.partition, positions, death.number, death.taken, death.digest
+            )
+            for each in self.suspects:
+                if (each.origin, each.positions, each.digest) == (origin, positions, death.digest):
+                    found = each
+                    break
+            else:
+                self._kept.suspects = [*self.suspects, found][-_MOST:]
+            if death.digest:
+                found.deaths += 1
+                told = "the last run died while it served %s alone, %d of the %d times that park it"
+                self._log.warning(told, found, found.deaths, DEATHS)
 
-    def _park(self, suspect: Suspect) -> None:
+    def _park(self, suspect: Suspect, commit: int, events: int) -> None:
         self.suspects.remove(suspect)
-        origin = Origin(suspect.source, suspect.partition)
-        if self._parking.holds(origin, suspect.first, suspect.digest):
+        position = suspect.positions[0]
+        if self._parking.holds(suspect.origin, position, suspect.digest):
             return
         parked = Parked(suspect.source, suspect.partition, suspect.number, suspect.digest)
-        park(self._fs, self._folder, parked, suspect.first)
-        self._parking.add(parked, suspect.first)
+        command = {COMMAND: msgspec.to_builtins(parked)}
+        self._control.append(command, commit, events, {suspect.partition: position})
+        self._control.done = len(self._control.entries)
+        self._parking.add(parked, position)
         self._log.error(
             "%s is parked: the process died %d times while it served nothing else. It is refused with the "
             "code crash_suspect from now on, and control.log in %s says so",
@@ -148,49 +166,48 @@ class Suspects:
             self._folder,
         )
 
-    def _apart(self, block: Block) -> Iterator[Block]:
+    def _apart(self, block: Block) -> Iterator[tuple[int, Block]]:
         start = 0
         for at in [*self._suspected(block), len(block)]:
             if at > start:
-                yield block.part(start, at)
+                yield start, block.part(start, at)
             if at < len(block):
-                self._alone, alone = True, block.part(at, at + 1)
-                yield alone
-                self._alone = False
-                self._pass(alone)
+                yield at, block.part(at, at + 1)
             start = at + 1
-        self._pass(block)
 
     def _suspected(self, block: Block) -> list[int]:
         """Indices of the records that are to be served alone, rising."""
-        found: set[int] = set()
-        for each in self._kept.suspects:
-            if (each.source, each.partition) == (block.origin.source, block.origin.partition):
-                inside = (block.positions >= each.first) & (block.positions <= each.last)
-                found.update(inside.nonzero()[0].tolist())
-        return sorted(found)
+        positions = enumerate(block.positions.tolist())
+        return [i for i, position in positions if (block.origin_of(i), position) in self._open]
 
     def _pass(self, block: Block) -> None:
-        """Forget the suspicions that lie behind what was served, durably: they must not add up."""
-        origin, end = block.origin, int(block.positions[-1])
-        left = [
-            each
-            for each in self.suspects
-            if (each.source, each.partition) != (origin.source, origin.partition) or each.last > end
-        ]
-        if len(left) < len(self.suspects):
-            self._kept.suspects = left
+        """Forget the suspicions that were served, durably: they must not add up."""
+        for i in self._suspected(block):
+            for each in self._open.pop((block.origin_of(i), int(block.positions[i]))):
+                each.left -= 1
+        over = [each for each in self.suspects if not each.left or self._taken > 2 * each.within + self._most]
+        if over:
+            self._kept.suspects = [each for each in self.suspects if each not in over]
+            if not self.suspects:
+                self._open.clear()  # what is left in it will never come
             self._write()
-            if not left:
+            if not self.suspects:
                 self._log.warning("the records under suspicion were served; suspect mode is over")
+
+    def _look_for(self) -> None:
+        """Index what is under suspicion by where it is."""
+        for each in self.suspects:
+            each.left = len(each.positions)
+            for position in each.positions:
+                self._open.setdefault((each.origin, position), []).append(each)
 
     def _memory(self) -> memoryview:
         try:
-            return self._fs.shared(self._folder / UNDERWAY, SIZE)
+            return self._fs.shared(self._folder / UNDERWAY, size_for(self._most))
         except OSError as error:
             told = "checkpoint: %s cannot be shared: %s; an event of which the process dies will not be found"
             self._log.warning(told, self._folder / UNDERWAY, error.strerror)
-            return memoryview(bytearray(SIZE))
+            return memoryview(bytearray(size_for(self._most)))
 
     def _read(self) -> _Kept:
         path = self._folder / NAME

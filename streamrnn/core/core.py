@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from streamrnn.backend import Backend
     from streamrnn.core.frozen import Frozen
     from streamrnn.events import Array, IntArray, Mark
+    from streamrnn.order.waiting import Waiting
     from streamrnn.rules import ResetRule
 
 
@@ -55,14 +56,17 @@ class Core:
         rules: Sequence[ResetRule] = (),
         elapsed: Sequence[Elapsed] = (),
         limits: Limits | None = None,
+        waiting: Waiting | None = None,
     ) -> None:
         if len(rules) > MAX_RULES:
             raise ModelError(f"at most {MAX_RULES} reset rules, found {len(rules)}")
         self.backend, self.elapsed, self.limits = backend, tuple(elapsed), limits or Limits()
         self.rules = Rules(rules)
         self.store = Store(backend, rules, self.limits)
-        self._server = Server(backend, self.store.slab, self.limits.max_state_norm)
-        self._single = SingleServer(self.store, self.rules, self._server, self.elapsed)
+        self.waiting = self.store.beside = waiting
+        """Events that are not in order yet: of no meaning to the core, and one with its state."""
+        self.server = Server(backend, self.store.slab, self.limits.max_state_norm)
+        self._single = SingleServer(self.store, self.rules, self.server, self.elapsed)
 
     def __len__(self) -> int:
         """Live keys."""
@@ -88,9 +92,15 @@ class Core:
 
     def mark(self, mark: Mark) -> None:
         """Between batches: the end of a source or a control message, for the keys it names or for all."""
-        bits = self.rules.mark_bits(mark.kind) | (CONTROL if mark.kind == "control" else 0)
-        if bits:
+        if bits := self._bits(mark):
             self.store.reset_keys(mark.keys, bits)
+
+    def heeds(self, mark: Mark) -> bool:
+        """Whether a mark means anything to it."""
+        return self._bits(mark) != 0
+
+    def _bits(self, mark: Mark) -> int:
+        return self.rules.mark_bits(mark.kind) | (CONTROL if mark.kind == "control" else 0)
 
     def expire(self, log_time: int) -> None:
         """Free the rows of keys that would begin anew anyway if they came back at `log_time` or later."""
@@ -244,7 +254,7 @@ class Core:
         bounds = self.rules.apply(Asking(links, lives, carried, given, fields))
         inputs = self._keyed_features(batch, links, lives, bounds, time)
         segments = cut(links, bounds)
-        served = self._server.run(segments, inputs)
+        served = self.server.run(segments, inputs)
         return Plan(batch, links, lives, bounds, carried, fields, given, segments, served)
 
     def _expiry(self, time: IntArray | None, order: IntArray) -> IntArray | None:

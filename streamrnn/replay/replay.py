@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from streamrnn.build import build_pipeline
-from streamrnn.commit.parking import Parking, parking_of
+from streamrnn.commit import control
+from streamrnn.commit.parking import Parking, Parks
 from streamrnn.context import ManualClock
 from streamrnn.events import Block, Mark, Origin
-from streamrnn.pipeline import Parts, Served, serve
+from streamrnn.pipeline import Parts, Served, mark, rest, serve
 from streamrnn.ports import EndOfStream
 from streamrnn.replay.until import Until
 
@@ -37,7 +38,6 @@ class Replay:
     parts: Parts
     source_name: str
     keeps_marks: bool
-    parking: Parking = field(default_factory=Parking)
     until: Until | None = None
     limit: int | None = None
 
@@ -46,9 +46,10 @@ class Replay:
             try:
                 found = self.parts.source.read(self.limit or self.parts.max_batch_events, 0)
             except EndOfStream:
+                yield from rest(self.parts)
                 return
             if isinstance(found, Mark):
-                self._mark(found)
+                yield from self._mark(found)
             elif found:
                 yield from self._serve(found)
 
@@ -62,18 +63,18 @@ class Replay:
     def _is_over(self) -> bool:
         return self.until is not None and self.until.reached
 
-    def _mark(self, mark: Mark) -> None:
+    def _mark(self, told: Mark) -> Iterator[Served]:
         if self.until is not None:
-            self.until.left(mark.origin)
+            self.until.left(told.origin)
         if self.keeps_marks and not self._is_over:
-            self.parts.shards.mark(mark)
+            yield from mark(self.parts, told)
 
     def _serve(self, block: Block) -> Iterator[Served]:
         count = len(block) if self.until is None else self.until.cut(block, self.parts)
         # Limits on time go by the kind of source; the commit knows it under the name it had.
         block.origin = Origin(self.source_name, block.origin.partition)
         if count:
-            yield serve(self.parts, self.parking.refuse(block.part(0, count), anywhere=True))
+            yield from serve(self.parts, block.part(0, count))
 
 
 def build_replay(spec: PipelineSpec, registry: Registry, context: Context, original: PipelineSpec) -> Replay:
@@ -85,10 +86,11 @@ def build_replay(spec: PipelineSpec, registry: Registry, context: Context, origi
     context = replace(context, clock=ManualClock())
     parts = build_pipeline(alone, registry, context, sink=_Nowhere()).parts
     name, options = original.source.component.name, original.source.options
+    if original.file.checkpoint is not None:
+        entries, _ = control.read(context.fs, context.path(original.file.checkpoint.dir))
+        parts.watch = Parks(Parking.of(entries))
     keeps_marks = name not in _NO_MARKS and not getattr(options, "follow", False)
-    checkpoint = original.file.checkpoint
-    parking = parking_of(context.fs, context.path(checkpoint.dir)) if checkpoint else Parking()
-    return Replay(parts, name, keeps_marks, parking)
+    return Replay(parts, name, keeps_marks)
 
 
 class _Nowhere:
