@@ -18,6 +18,7 @@ from streamrnn.commit.job import build_job
 from streamrnn.config.load import load_pipeline
 from streamrnn.config.open import open_pipeline
 from streamrnn.context import Context
+from streamrnn.core.serve import QUARANTINED
 from streamrnn.errors import ConfigError, SinkError, SourceError, StateError
 from streamrnn.letters.marks import Mark, hold, mark_path
 from streamrnn.letters.replay import build_letters
@@ -88,6 +89,7 @@ REASONS = {
     "the norm of the model's new state is over limits.max_state_norm": "state_norm",
     "the model refused it: ValueError: not valid JSON, found nothing": "model_refused",
     CRASH_SUSPECT: "crash_suspect",
+    QUARANTINED: "quarantined",
     "x: too blue": "other",
 }
 

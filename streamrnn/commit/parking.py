@@ -11,8 +11,8 @@ import msgspec
 from streamrnn.commit.underway import digest_of
 from streamrnn.errors import StateError
 from streamrnn.events import Origin
-from streamrnn.pipeline import Unwatched
 from streamrnn.refusals import CRASH_SUSPECT
+from streamrnn.watch import Unwatched
 
 if TYPE_CHECKING:
     from streamrnn.commit.control import Entry

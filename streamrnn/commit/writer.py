@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from streamrnn.core import Core
     from streamrnn.core.frozen import Frozen
     from streamrnn.core.segment import Chunks
-    from streamrnn.pipeline import Parts, Watch
+    from streamrnn.pipeline import Parts
+    from streamrnn.watch import Watch
 
 _T = TypeVar("_T")
 _PART_BYTES = 16 << 20
