@@ -16,6 +16,10 @@ CRASH_SUSPECT = "the process died three times running while it served this event
 """The reason of an event that is parked."""
 
 CODES = {
+    "deadline": (
+        r"^the model refused it: ModelError: no answer within",
+        "the model had no answer to this event alone within `limits.step_deadline_s`",
+    ),
     "model_refused": (r"^the model refused it", "the model raised an error on this event alone"),
     "state_not_finite": (
         r"^the model's new state or output is not finite",
@@ -65,7 +69,7 @@ CODES = {
     "missing_field": (r": missing;", "a field is missing or null"),
     "unknown_value": (r": expected one of the \d+ known values", "a category that is not listed"),
     "range": (
-        r"^number (of more than|out of range)|: beyond the range of|expected a number above",
+        r"^number (of more than|out of range)|: beyond the range of|expected a number (above|within)",
         "a number beyond what can be held or computed with",
     ),
     "not_finite": (r"expected (a )?finite numbers?", "an infinity or NaN"),

@@ -10,7 +10,12 @@ if TYPE_CHECKING:
 
 
 class Watch(Protocol):
-    """Sees to it that an event of which the process dies is found; see `commit.suspects`."""
+    """Sees to it that an event of which the process dies is found; see `commit.suspects`.
+
+    `now` is what is being served, or was last; it may be read on any thread.
+    """
+
+    now: Block | None
 
     def parts(self, block: Block) -> Iterable[tuple[int, Block]]:
         """The parts in which a block is to be served, each with the record that it begins with.
@@ -37,7 +42,9 @@ class Watch(Protocol):
 
 
 class Unwatched:
-    """A `Watch` that does nothing."""
+    """A `Watch` that only knows what is served."""
+
+    now: Block | None = None
 
     def parts(self, block: Block) -> Iterable[tuple[int, Block]]:
         """See `Watch.parts`."""
@@ -45,6 +52,7 @@ class Unwatched:
 
     def serving(self, block: Block) -> None:
         """See `Watch.serving`."""
+        self.now = block
 
     def served(self, block: Block) -> None:
         """See `Watch.served`."""

@@ -88,6 +88,7 @@ REASONS = {
     "the model's new state or output is not finite": "state_not_finite",
     "the norm of the model's new state is over limits.max_state_norm": "state_norm",
     "the model refused it: ValueError: not valid JSON, found nothing": "model_refused",
+    "the model refused it: ModelError: no answer within limits.step_deadline_s = 2 s": "deadline",
     CRASH_SUSPECT: "crash_suspect",
     QUARANTINED: "quarantined",
     "x: too blue": "other",

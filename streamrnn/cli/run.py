@@ -38,6 +38,7 @@ def command(file: str, quiet: bool) -> None:
 
 
 def _run(file: str, quiet: bool, stop: Stopping) -> None:
+    from streamrnn.cli.deadline import deadline
     from streamrnn.cli.progress import Progress
     from streamrnn.commit.job import build_job
     from streamrnn.config.open import open_pipeline
@@ -56,7 +57,8 @@ def _run(file: str, quiet: bool, stop: Stopping) -> None:
     if not quiet and pipeline.went_on:
         click.echo(pipeline.went_on, err=True)
     stop.has_begun = True
-    with Progress(context.clock, sys.stderr, quiet, pipeline.commits) as progress, few_interruptions():
+    told = Progress(context.clock, sys.stderr, quiet, pipeline.commits)
+    with told as progress, few_interruptions(), deadline(pipeline):
         run(pipeline, lambda: stop.asked, progress.told)
 
 

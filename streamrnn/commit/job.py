@@ -119,13 +119,18 @@ def described(spec: PipelineSpec) -> dict[str, Any]:
         "decode": _chosen(spec.decode),
         "event.key": event.key,
         "event.time": event.time.model_dump(mode="json", exclude_defaults=True) if event.time else None,
-        "event.inputs": event.inputs,
+        "event.inputs": {name: [_unbounded(item) for item in items] for name, items in event.inputs.items()},
         "order": spec.file.order.model_dump(mode="json", exclude_defaults=True) if spec.file.order else None,
         "reset": [_chosen(rule) for rule in spec.rules],
         "model.context": spec.file.model.context,
         "sink": _chosen(spec.sink),
         "dead_letter": spec.file.dead_letter.path if spec.file.dead_letter else None,
     }
+
+
+def _unbounded(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A feature without its range, which decides who is refused and not what a state means."""
+    return {name: value for name, value in item.items() if name != "range"}
 
 
 def _chosen(chosen: Chosen) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class Suspects:
         self._underway = Underway(context.fs, self._memory())
         self._kept = self._read()
         self._taken = 0
+        self.now: Block | None = None
         self._open: dict[tuple[Origin, int], list[Suspect]] = {}
 
     @property
@@ -112,6 +113,7 @@ class Suspects:
 
     def serving(self, block: Block) -> None:
         """See `Watch.serving`."""
+        self.now = block
         is_alone = bool(self._open) and len(block) == 1 and bool(self._suspected(block))
         self._taken = self._underway.serving(block, is_alone)
 

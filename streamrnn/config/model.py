@@ -142,6 +142,12 @@ class Limits(Section):
     max_value_bytes: int = Field(1024, ge=1, description="longest value that a rule keeps")
     max_line_bytes: int = Field(1_048_576, ge=16, description="longest record")
     max_batch_events: int = Field(1024, ge=1, le=65_536, description="most events served at once")
+    step_deadline_s: float | None = Field(
+        None,
+        gt=0,
+        le=86_400,
+        description="longest that the model may take to answer what it is given at once",
+    )
     grace_s: float = Field(
         10, gt=0, le=86_400, description="longest that a stop by SIGTERM or SIGINT may take"
     )
