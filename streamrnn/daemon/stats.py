@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from streamrnn.pipeline import Served
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_PARTITIONS = 64
 EVENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384, 65536)
 
 
@@ -88,6 +89,8 @@ class Stats:
         self.batch_events = Histogram(EVENTS)
         self.largest_time: int | None = None
         """Of all events, in the rules' ticks."""
+        self.position: dict[str, int] = {}
+        """Where the last event of each partition began; of many partitions only some."""
         self.commits = self.commit_number = self.commit_bytes = 0
         self.commit_events = 0
         self.commit_s = 0.0
@@ -141,6 +144,9 @@ class Stats:
         if answered.batch.time is not None and len(answered.batch.time):
             largest = int(answered.batch.time.max())
             self.largest_time = largest if self.largest_time is None else max(largest, self.largest_time)
+        if len(self.position) > _PARTITIONS:
+            self.position.clear()
+        self.position[block.origin.partition] = int(block.positions[-1])
         for tap in self.taps:
             tap.offer(block, served)
 

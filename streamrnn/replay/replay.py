@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -37,6 +37,8 @@ class Replay:
     keeps_marks: bool
     until: Until | None = None
     limit: int | None = None
+    serves: Callable[[Block], Iterator[Served]] | None = None
+    """Serves a block in another way, in parts for example; None serves it whole."""
 
     def __iter__(self) -> Iterator[Served]:
         while not self._is_over:
@@ -69,8 +71,13 @@ class Replay:
         count = len(block) if self.until is None else self.until.cut(block, self.parts)
         # Limits on time go by the kind of source; the commit knows it under the name it had.
         block.origin = Origin(self.source_name, block.origin.partition)
-        if count:
-            yield serve(self.parts, block if count == len(block) else head(block, count))
+        if not count:
+            return
+        block = block if count == len(block) else head(block, count)
+        if self.serves is not None:
+            yield from self.serves(block)
+        else:
+            yield serve(self.parts, block)
 
 
 def build_replay(spec: PipelineSpec, registry: Registry, context: Context, original: PipelineSpec) -> Replay:
