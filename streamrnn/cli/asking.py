@@ -146,7 +146,8 @@ class Client:
 def _told(response: http.client.HTTPResponse) -> str:
     data = response.read()
     try:
-        return str(json.loads(data)["error"])
+        told = json.loads(data)
+        return "not all is well" if told.get("ok") is False else str(told["error"])
     except (ValueError, KeyError, TypeError):
         return f"{response.status} {response.reason}"
 

@@ -23,13 +23,19 @@ _COLORS = {"serving": "green", "waiting": "red", "loading": "yellow"}
     "--every", "every_s", type=click.FloatRange(0.1), default=1.0, show_default=True, metavar="SECONDS"
 )
 @click.option("--once", is_flag=True, help="Show it once, over one such time, as where there is no terminal.")
+@click.option(
+    "--check", is_flag=True, help="Only end with 0 if no pipeline hangs; for a container's health check."
+)
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text")
 @asks
-def command(every_s: float, once: bool, style: str, **admin: Any) -> None:
+def command(every_s: float, once: bool, check: bool, style: str, **admin: Any) -> None:
     """Show for every pipeline of a running daemon what it does, how fast, and how far behind it is."""
     from streamrnn.context import SystemClock
 
     asked, clock = client(**admin), SystemClock()
+    if check:
+        asked.get("livez")
+        return
     if style == "json":
         click.echo(json.dumps(asked.get("pipelines")["pipelines"], indent=1))
         return

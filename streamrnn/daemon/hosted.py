@@ -189,6 +189,8 @@ class Hosted:
         self.stats.ticks_per_s = time.ticks_per_s if time else None
         self.stats.stops()
         self.stats.starts(pipeline.parts.shards)
+        if pipeline.commits is not None and (made := pipeline.commits.made) is not None:
+            self.stats.committed(made.number, made.events, made.bytes, made.duration_s)
         self.began_s = self._now()
         with self._lock:
             self.pipeline, self.state = pipeline, "serving"

@@ -174,7 +174,11 @@ class Stats:
 
     @hookimpl
     def streamrnn_checkpoint_done(self, number: int, events: int, bytes: int, duration_s: float) -> None:
-        """Keep what the last commit was."""
-        self.commits += 1
+        """Count a commit."""
+        self.committed(number, events, bytes, duration_s)
+
+    def committed(self, number: int, events: int, bytes: int, duration_s: float) -> None:
+        """This one is the last."""
+        self.commits += number != self.commit_number
         self.commit_number, self.commit_events = number, events
         self.commit_bytes, self.commit_s = bytes, duration_s
