@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from streamrnn.daemon.hosted import Hosted
     from streamrnn.pipeline import Pipeline
 
-_LOOK_S = 0.05
+_LOOK_S = 0.1
 """How often a listener's events are fetched: rarely enough to cost the stream nothing."""
 _T = TypeVar("_T")
 

@@ -140,7 +140,7 @@ class Stats:
         answered = served.answered
         cause = answered.outputs.cause
         if cause.any():
-            self._count(cause, answered.cause_names)
+            self._count(cause[cause != 0], answered.cause_names)
         if answered.batch.time is not None and len(answered.batch.time):
             largest = int(answered.batch.time.max())
             self.largest_time = largest if self.largest_time is None else max(largest, self.largest_time)
