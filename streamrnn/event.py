@@ -150,13 +150,15 @@ class EventStage:
     specs: dict[str, TensorSpec]
     rule_fields: tuple[str, ...]
     max_key_bytes: int
+    id_fields: tuple[str, ...] = ()
+    """What tells an event from one that is read twice; none if nobody asks."""
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Every path the stage looks at."""
         read = [path for items in self.inputs.values() for item in items for path in item.fields]
         time = [self.time.field] if self.time else []
-        return tuple(dict.fromkeys([*self.key_fields, *time, *read, *self.rule_fields]))
+        return tuple(dict.fromkeys([*self.key_fields, *time, *read, *self.rule_fields, *self.id_fields]))
 
     @property
     def arrays(self) -> dict[str, tuple[int, ...]]:
@@ -164,7 +166,8 @@ class EventStage:
         read = [
             (path, item.shape) for items in self.inputs.values() for item in items for path in item.fields
         ]
-        other = {*self.key_fields, *([self.time.field] if self.time else []), *self.rule_fields}
+        time = [self.time.field] if self.time else []
+        other = {*self.key_fields, *time, *self.rule_fields, *self.id_fields}
         shapes = {path: shape for path, shape in read if shape is not None and path not in other}
         return {path: shape for path, shape in shapes.items() if {s for p, s in read if p == path} == {shape}}
 
@@ -186,20 +189,22 @@ class EventStage:
         return batch, alive, refused
 
     def _batch(self, columns: Columns, block: Block, refused: dict[int, str]) -> Batch:
-        keys = self._keys(columns, refused)
+        keys = self._texts(columns, self.key_fields, "key", refused)
+        ids = self._texts(columns, self.id_fields, "id", refused) if self.id_fields else None
         time = self.time.encode(columns.fields[self.time.field], refused) if self.time and columns.n else None
         if self.time and time is None:
             time = np.zeros(0, np.int64)
         inputs = {name: self._input(name, items, columns, refused) for name, items in self.inputs.items()}
         fields = {path: columns.fields[path] for path in self.rule_fields}
-        return Batch(keys, inputs, time, fields, source=block.origin.source)
+        return Batch(keys, inputs, time, fields, source=block.origin.source, ids=ids)
 
-    def _keys(self, columns: Columns, refused: dict[int, str]) -> Sequence[str]:
-        if not self.key_fields:
+    def _texts(
+        self, columns: Columns, paths: Sequence[str], what: str, refused: dict[int, str]
+    ) -> Sequence[str]:
+        """The key of each event, or its id."""
+        if not paths:
             return [""] * columns.n
-        parts = [
-            key_texts(columns.fields[path], path, self.max_key_bytes, refused) for path in self.key_fields
-        ]
+        parts = [key_texts(columns.fields[path], path, self.max_key_bytes, refused, what) for path in paths]
         if len(parts) == 1:
             return parts[0]
         return [msgspec.json.encode(key).decode() for key in zip(*parts, strict=True)]
@@ -218,16 +223,18 @@ class EventStage:
         return values.reshape(columns.n, *spec.shape)
 
 
-def key_texts(column: Column, path: str, max_bytes: int, refused: dict[int, str]) -> Sequence[str]:
+def key_texts(
+    column: Column, path: str, max_bytes: int, refused: dict[int, str], what: str = "key"
+) -> Sequence[str]:
     """Keys as text: texts as they are, integers in decimal; anything else and long ones are refused."""
     if set(map(type, column)) == {str} and 4 * max(map(len, column)) <= max_bytes:
         return column if isinstance(column, list) else list(column)
-    texts = []
+    texts, a = [], "an" if what == "id" else "a"
     for i, value in enumerate(column.tolist() if isinstance(column, np.ndarray) else column):
         text = value if type(value) is str else str(value) if type(value) is int else ""
         if type(value) not in (str, int):
-            refused.setdefault(i, f"{path}: expected a key, a text or an integer, found {shown(value)}")
+            refused.setdefault(i, f"{path}: expected {a} {what}, a text or an integer, found {shown(value)}")
         elif len(text.encode()) > max_bytes:
-            refused.setdefault(i, f"{path}: a key of more than limits.max_key_bytes = {max_bytes}")
+            refused.setdefault(i, f"{path}: {a} {what} of more than limits.max_key_bytes = {max_bytes}")
         texts.append(text)
     return texts

@@ -48,7 +48,8 @@ class Block:
     `starts` and `ends` are int64 [n] offsets into `buffer`; `positions` int64 [n] is where each record
     begins in its partition (bytes, for a file), `numbers` int64 [n] counts records from 1. `refused`
     maps the index of a record that framing refused (too long) to the reason. `fields` holds what the source
-    knows of each record beside its bytes, by the path that a pipeline reaches it under.
+    knows of each record beside its bytes, by the path that a pipeline reaches it under. `origins` has that of
+    each record where they have not all come from `origin`.
     """
 
     buffer: bytes
@@ -60,9 +61,14 @@ class Block:
     refused: dict[int, str] = field(default_factory=dict)
     connection: IntArray | None = None
     fields: Mapping[str, Column] = field(default_factory=dict)
+    origins: Sequence[Origin] | None = None
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    def origin_of(self, index: int) -> Origin:
+        """Where one record comes from."""
+        return self.origin if self.origins is None else self.origins[index]
 
     def record(self, index: int) -> bytes:
         """The raw bytes of one record; for messages and the rejected file."""
@@ -124,7 +130,8 @@ class Batch:
 
     `time` is int64 [n] in the pipeline's unit, or None in a pipeline without time. `inputs` maps a
     model input to an array [n, *shape]. `fields` holds the columns that reset rules look at.
-    `positions` is int64 [n] as in `Block`. `source` names the stream `max_ahead` is judged in.
+    `positions` is int64 [n] as in `Block`. `source` names the stream `max_ahead` is judged in. `ids` tell an
+    event from one that is read twice, in a pipeline that asks.
     """
 
     keys: Sequence[str]
@@ -133,6 +140,7 @@ class Batch:
     fields: Mapping[str, Column] = field(default_factory=dict)
     positions: IntArray | None = None
     source: str = ""
+    ids: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -147,6 +155,7 @@ class Batch:
             {path: pick(column) for path, column in self.fields.items()},
             None if self.positions is None else self.positions[index],
             self.source,
+            None if self.ids is None else [self.ids[i] for i in index.tolist()],
         )
 
 
@@ -190,7 +199,11 @@ class OutBlock:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """One event that was refused: where it stood, why, its raw bytes, and which `record` of its block."""
+    """One event that was refused: where it stood, why, its raw bytes, and which `record` of its block.
+
+    Unless it is `kept`, the pipeline's file asks for it to be counted and otherwise forgotten. `by` is the
+    index of the record that was read when it was refused: another one if it had to wait for its turn.
+    """
 
     origin: Origin
     position: int
@@ -198,6 +211,8 @@ class Rejected:
     reason: str
     raw: bytes
     record: int = 0
+    kept: bool = True
+    by: int = 0
 
     @property
     def code(self) -> str:
@@ -207,9 +222,10 @@ class Rejected:
 
 @dataclass(slots=True)
 class Report:
-    """What one turn of the pipeline did; `events` were read, `outputs` of them were served."""
+    """What one turn of the pipeline did: `events` were read, `outputs` written, `held` are waiting by now."""
 
     events: int = 0
     outputs: int = 0
     live_keys: int = 0
     rejected: tuple[Rejected, ...] = ()
+    held: int = 0

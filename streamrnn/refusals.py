@@ -27,6 +27,10 @@ CODES = {
         r"in the midst of (this record|a line)$|^the line was not complete within",
         "the stream ended before the record did",
     ),
+    "seq_conflict": (
+        r"^sequence number \d+ of .* belongs to another record",
+        "a producer used a number of the ingest log again, with other content",
+    ),
     "envelope": (r'^expected {"time": \.\.\.', "a line of a log that is not as logs have them"),
     "no_value": (r"^a record without a value", "a record of Kafka without a value"),
     "utf8": (r"(^|: )not valid UTF-8", "not UTF-8"),
@@ -40,8 +44,12 @@ CODES = {
     "duplicate_field": (r"stands twice", "a field stands twice"),
     "csv": (r"^expected quotes around|^expected \d+ fields", "quotes or the number of fields are wrong"),
     "ahead": (r"^time: further ahead", "later than `limits.max_ahead_s` allows"),
+    "late": (r"^time: further behind", "earlier than `order.max_behind_s` allows"),
+    "duplicate": (r"^an event with this id was read", "the id of an event that was read before"),
+    "no_room": (r"^no room to wait", "more events wait for their turn than `order` allows"),
     "time": (r": expected a (time|whole number)", "no time, or one out of range"),
     "key": (r": (expected a key|a key of more than)", "no key, or one too long"),
+    "id": (r": (expected an id|an id of more than)", "no id for `order.duplicates`, or one too long"),
     "field_too_long": (r": a reset rule keeps at most", "a field that a rule keeps is too long"),
     "missing_field": (r": missing;", "a field is missing or null"),
     "unknown_value": (r": expected one of the \d+ known values", "a category that is not listed"),
@@ -58,7 +66,7 @@ CODES = {
 """By code, the way its reasons are worded and what it means; the first that fits counts."""
 
 _PATTERNS = [(code, re.compile(pattern)) for code, (pattern, _) in CODES.items()]
-_WITH_NOTHING = ("model_refused", "time", "key")
+_WITH_NOTHING = ("model_refused", "time", "key", "id")
 """Codes that a reason keeps which found nothing where it expected something."""
 
 

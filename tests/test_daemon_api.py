@@ -8,7 +8,7 @@ import socket
 import stat
 
 import pytest
-from daemon_parts import checkpoint, pipeline, running, until
+from daemon_parts import PIPELINE, checkpoint, pipeline, running, until
 from starlette.routing import Route
 
 from streamrnn.builtins.sockets import Tls
@@ -136,6 +136,25 @@ def test_a_reset_that_a_crash_kept_from_its_commit_takes_effect_all_the_same(tmp
         assert last(tmp_path)["y"] == 10
         assert ask(application(Api(daemon), None), "POST", "/pipelines/p/reset", {"all": True})[0] == 200
     assert [json.loads(line)["sequence"] for line in log.read_text().splitlines()] == [1, 2]
+
+
+def test_what_waits_for_earlier_events_is_served_before_a_reset(tmp_path):
+    lines = [f'{{"k":"a","x":1,"t":{t}}}\n' for t in (1, 3, 2)]
+    (tmp_path / "p.in").write_text("".join(lines))
+    text = PIPELINE.replace("event: {{key: k,", "event: {{key: k, time: {{field: t, unit: s}},")
+    more = checkpoint() + "\norder: {type: event_time, max_behind_s: 10}"
+    pipeline(tmp_path, source=FOLLOW, more=more, text=text)
+    with running(tmp_path) as daemon:
+        it = daemon.fleet.find("p")
+        until(lambda: it.stats.events == 3)
+        assert it.stats.held == 3
+        app = application(Api(daemon), None)
+        assert ask(app, "POST", "/pipelines/p/reset", {"keys": ["a"]}) == (200, {"keys": 1})
+        with open(tmp_path / "p.in", "a") as file:
+            file.write('{"k":"a","x":5,"t":4}\n{"k":"b","x":1,"t":99}\n')
+        until(lambda: it.stats.outputs == 4)
+    found = [json.loads(line)["y"] for line in (tmp_path / "p.out").read_text().splitlines()]
+    assert found == [1, 2, 3, 5]
 
 
 def test_a_key_and_what_is_known_of_it(app):

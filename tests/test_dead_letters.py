@@ -21,6 +21,7 @@ from streamrnn.context import Context
 from streamrnn.errors import ConfigError, SinkError, SourceError, StateError
 from streamrnn.letters.marks import Mark, hold, mark_path
 from streamrnn.letters.replay import build_letters
+from streamrnn.order import policy
 from streamrnn.pipeline import run
 from streamrnn.refusals import CODES, OTHER, code_of
 from streamrnn.registry import Registry
@@ -45,6 +46,7 @@ REASONS = {
     "the connection closed in the midst of a line": "cut_off",
     "the line was not complete within 3 s": "cut_off",
     'expected {"time": ..., "value": ...}: JSON is malformed': "envelope",
+    "sequence number 7 of sensor-7 belongs to another record already": "seq_conflict",
     "a record without a value": "no_value",
     "not valid UTF-8 (byte 6)": "utf8",
     "kafka.key: not valid UTF-8 (byte 6)": "utf8",
@@ -74,6 +76,12 @@ REASONS = {
     "t: expected a whole number, found 0.5; time.resolution can be finer": "time",
     "k: expected a key, a text or an integer, found nothing": "key",
     "k: a key of more than limits.max_key_bytes = 256": "key",
+    "u: expected an id, a text or an integer, found nothing": "id",
+    "u: an id of more than limits.max_key_bytes = 256": "id",
+    policy.LATE: "late",
+    policy.DUPLICATE: "duplicate",
+    policy.FULL: "no_room",
+    policy.AHEAD: "ahead",
     "w: a reset rule keeps at most 100 bytes of it": "field_too_long",
     "time: further ahead of the largest seen than limits.max_ahead_s allows": "ahead",
     "the model's new state or output is not finite": "state_not_finite",

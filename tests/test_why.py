@@ -101,6 +101,28 @@ def test_whatever_resets_evicts_and_refuses_the_steps_are_those_that_were_served
         assert not any(step.causes for step in list(found.steps)[1:])
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_so_they_are_where_events_wait_for_earlier_ones(tmp_path, seed):
+    rng = random.Random(seed)
+    times = [max(0, i + rng.randrange(-6, 7)) for i in range(120)]
+    text = "".join(f'{{"k":"k{rng.randrange(4)}","t":{t},"x":1,"w":{t // 30}}}\n' for t in times)
+    (tmp_path / "a.jsonl").write_text(text)
+    more = "order: {type: event_time, max_behind_s: 9}"
+    (tmp_path / "p.yaml").write_text(FORMULA.replace("checkpoint: {dir: job, every_s: 2, keep: 1}", more))
+    spec, registry, context = open_pipeline(str(tmp_path / "p.yaml"))
+    from streamrnn.build import build_pipeline
+
+    run(build_pipeline(spec, registry, context), lambda: False, lambda report: None)
+    served = [(json.loads(line), line) for line in (tmp_path / "out.txt").read_text().splitlines()]
+    assert len(served) == 120
+    for key in {record["k"] for record, _ in served}:
+        own = [(record["n"], line) for record, line in served if record["k"] == key]
+        last = max(i for i, (n, _) in enumerate(own) if n == 1)
+        assert [step.output for step in why(tmp_path / "p.yaml", key).steps] == [
+            line for _, line in own[last:]
+        ]
+
+
 def test_only_the_last_steps_are_kept_and_the_others_counted():
     found = why(LETTERS, "ann", last=2)
     whole = why(LETTERS, "ann")

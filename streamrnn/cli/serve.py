@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import Event
 from types import FrameType
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamrnn.cli.stopping import Stopped, Stopping, Waiting
+from streamrnn.cli.stopping import Stopping, Waiting
 from streamrnn.cli.threads import one_thread
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def command(places: tuple[str, ...], **given: Any) -> None:
     SIGTERM and SIGINT let all finish and commit, a second one ends the process at once; SIGHUP reloads,
     SIGUSR1 commits now. It ends by itself once every pipeline has come to its end.
     """
-    with suppress(Stopped), Stopping() as stop:
+    with Stopping() as stop:
         one_thread()
         code = _serve(places, _Given(**given), stop)
         if code:
@@ -117,12 +117,12 @@ def _serve(places: tuple[str, ...], given: _Given, stop: Stopping) -> int:
         admin = None if given.no_admin else _admin(daemon, given, context)
         if admin is not None:
             opened.callback(admin.close)
+        stop.has_begun = True  # the first pipelines serve before the last ones are loaded
         daemon.start(given.keep_going)
         if admin is not None:
             admin.start()
             context.log.info("asked at %s", admin.address)
         stop.grace_s = max(hosted.opened.spec.file.limits.grace_s for hosted in fleet)
-        stop.has_begun = True
         changes = Changes(places, context, fleet) if given.watch else None
         while not daemon.turn():
             _heed(daemon, stop, asked)

@@ -15,10 +15,6 @@ from typing import BinaryIO
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(BaseException):
-    """A run was told to stop before it had begun; nothing was served, so there is nothing to finish."""
-
-
 Waiting = tuple[str, int]
 """What a run is waiting for, in words, and the code to exit with if it never comes."""
 
@@ -26,15 +22,18 @@ Waiting = tuple[str, int]
 class Stopping:
     """Turns the first SIGINT or SIGTERM into a wish to stop; from then on the run has `grace_s` to end.
 
+    Before the run has begun it ends the process with `early_code`: nothing was served, so there is nothing to
+    finish.
     The time is kept on a thread that the system's handler wakes, so that it runs out also while the main
     thread is held up in a library or by the disk. Until there is a pipeline, that is what is waited for.
     For one run of a process: once it is over, signals are ignored, since there is nothing left to stop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, early_code: int = 0) -> None:
+        self._early_code = early_code
         self.asked = False
         self.has_begun = False
-        """Whether there may be something to finish; before that, a signal raises `Stopped` at once."""
+        """Whether there may be something to finish."""
         self.grace_s = 10.0
         self.waiting: Callable[[], Waiting] = lambda: ("the pipeline to be loaded", 3)
 
@@ -60,7 +59,8 @@ class Stopping:
         for again in NUMBERS:
             signal.signal(again, signal.SIG_DFL)
         if not self.has_begun:
-            raise Stopped
+            # An exception would come up inside whatever is being imported, which may take it for its own.
+            os._exit(self._early_code)
 
     def _watch(self) -> None:
         with os.fdopen(self._woken, "rb", buffering=0) as woken:

@@ -13,7 +13,7 @@ from streamrnn.builtins.resets import LONGEST_S
 
 Path = Annotated[str, StringConstraints(min_length=1)]
 
-NOT_YET = ("order", "shards", "workers")
+NOT_YET = ("shards", "workers")
 """Sections of later versions: refused, so that nobody believes they work."""
 
 
@@ -142,6 +142,53 @@ class Limits(Section):
     )
 
 
+class Duplicates(Section):
+    """How an event that is read twice is known, and what becomes of it."""
+
+    id: Path | list[Path] = Field(
+        description="field or fields that no two events share, each a text or an integer"
+    )
+    remember: int = Field(
+        100_000, ge=1, description="how many ids are known again, the last ones; each takes about 150 bytes"
+    )
+    then: Literal["dead_letter", "drop"] = Field(
+        "dead_letter", description="drop counts it among the refused ones, and keeps nothing of it"
+    )
+
+    @property
+    def paths(self) -> list[str]:
+        """The fields of an id."""
+        return [self.id] if isinstance(self.id, str) else self.id
+
+
+class Order(Section):
+    """In which order events are served, and which of them."""
+
+    type: Literal["arrival", "event_time"] = Field(
+        description="as they arrive, or by event.time as far as events may wait for earlier ones"
+    )
+    max_behind_s: float | None = Field(
+        None,
+        ge=0,
+        le=LONGEST_S,
+        description="for event_time: how far behind the largest time an event still finds its place; others "
+        "wait as long as that",
+    )
+    late: Literal["accept", "dead_letter"] = Field(
+        "accept", description="what becomes of an event that is further behind; accept serves it at once"
+    )
+    max_held_events: int = Field(100_000, ge=1, description="most events of a partition that wait")
+    max_held_bytes: int = Field(1 << 26, ge=1, description="most bytes of their records")
+    on_full: Literal["release", "dead_letter"] = Field(
+        "release",
+        description="beyond that: release serves the earliest of them before its time, dead_letter refuses "
+        "the one that finds no room",
+    )
+    duplicates: Duplicates | None = Field(None, description="refuse events that were read before")
+
+    ONLY_EVENT_TIME: ClassVar = ("max_behind_s", "late", "max_held_events", "max_held_bytes", "on_full")
+
+
 class DeadLetter(Section):
     """Where refused events go; without it, their reasons go to the log."""
 
@@ -189,6 +236,9 @@ class PipelineFile(Section):
     source: Typed = Field(description="where records come from, such as {type: stdin}")
     decode: Typed = Field(description="how records are read, such as {type: jsonl}")
     event: Event = Field(description="whose event it is, when it was, and the model's inputs")
+    order: Order | None = Field(
+        None, description="in which order events are served; as they arrive if left out"
+    )
     reset: list[Typed] = Field(default_factory=list, description="when a key forgets")
     model: Model = Field(description="the model, such as {type: numpy, ...}")
     encode: Encode = Field(description="what an output record carries, such as {type: jsonl}")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from streamrnn.backend import Backend
     from streamrnn.core.frozen import Frozen
     from streamrnn.events import Array, IntArray, Mark
+    from streamrnn.order.waiting import Waiting
     from streamrnn.rules import ResetRule
 
 
@@ -55,12 +56,15 @@ class Core:
         rules: Sequence[ResetRule] = (),
         elapsed: Sequence[Elapsed] = (),
         limits: Limits | None = None,
+        waiting: Waiting | None = None,
     ) -> None:
         if len(rules) > MAX_RULES:
             raise ModelError(f"at most {MAX_RULES} reset rules, found {len(rules)}")
         self.backend, self.elapsed, self.limits = backend, tuple(elapsed), limits or Limits()
         self.rules = Rules(rules)
         self.store = Store(backend, rules, self.limits)
+        self.waiting = self.store.beside = waiting
+        """Events that are not in order yet: of no meaning to the core, and one with its state."""
         self.server = Server(backend, self.store.slab, self.limits.max_state_norm)
         self._single = SingleServer(self.store, self.rules, self.server, self.elapsed)
 
@@ -84,13 +88,19 @@ class Core:
             if len(parts[-1][1]) == room:
                 self.expire(max(self.store.largest.values(), default=0))
             start = stop
-        return _join(parts) if parts else _nothing(self.backend, {})
+        return join(parts) if parts else _nothing(self.backend, {})
 
     def mark(self, mark: Mark) -> None:
         """Between batches: the end of a source or a control message, for the keys it names or for all."""
-        bits = self.rules.mark_bits(mark.kind) | (CONTROL if mark.kind == "control" else 0)
-        if bits:
+        if bits := self._bits(mark):
             self.store.reset_keys(mark.keys, bits)
+
+    def heeds(self, mark: Mark) -> bool:
+        """Whether a mark means anything to it."""
+        return self._bits(mark) != 0
+
+    def _bits(self, mark: Mark) -> int:
+        return self.rules.mark_bits(mark.kind) | (CONTROL if mark.kind == "control" else 0)
 
     def expire(self, log_time: int) -> None:
         """Free the rows of keys that would begin anew anyway if they came back at `log_time` or later."""
@@ -143,7 +153,7 @@ class Core:
             if not certain:
                 middle = len(batch) // 2
                 first = self._serve(_slice(batch, 0, middle))
-                return _join([(0, first), (middle, self._serve(_slice(batch, middle, len(batch))))])
+                return join([(0, first), (middle, self._serve(_slice(batch, middle, len(batch))))])
             refused |= {int(index[i]): reason for i, reason in certain.items()}
 
     def _certain(self, plan: Plan) -> dict[int, str]:
@@ -311,7 +321,7 @@ def _nothing(backend: Backend, refused: dict[int, str]) -> Outputs:
     return Outputs(empty, y, empty, empty.copy(), refused)
 
 
-def _join(parts: Sequence[tuple[int, Outputs]]) -> Outputs:
+def join(parts: Sequence[tuple[int, Outputs]]) -> Outputs:
     """The outputs of consecutive parts of a batch, each with the index at which it starts."""
     if len(parts) == 1:
         return parts[0][1]

@@ -81,6 +81,8 @@ class Store:
             self.slab = backend.make_slab(capacity)
         self.dirty = Dirty(capacity)
         self._frozen: Frozen | None = None
+        self.beside: segment.Beside | None = None
+        """What is kept of the shard beside its keys."""
 
     def before(self, rows: IntArray) -> None:
         """These rows, distinct ones, are about to change."""

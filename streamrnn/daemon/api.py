@@ -175,6 +175,7 @@ def status(hosted: Hosted) -> s.Status:
         rejected=dict(stats.rejected),
         resets=dict(stats.resets),
         live_keys=stats.live_keys,
+        held=stats.held,
         released_keys=stats.released_keys,
         batches=stats.batches,
         wave_width=(steps.wave_events + steps.bucket_events) / calls if calls else None,

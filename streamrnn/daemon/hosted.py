@@ -184,7 +184,7 @@ class Hosted:
 
     def serve(self, pipeline: Pipeline) -> None:
         """This one, from now on; on the pipeline's thread."""
-        pipeline.watch = self.stats
+        pipeline.onlooker = self.stats
         time = self.opened.spec.file.event.time
         self.stats.ticks_per_s = time.ticks_per_s if time else None
         self.stats.stops()

@@ -130,6 +130,7 @@ class Status(Message):
     rejected: dict[str, int]
     resets: dict[str, int]
     live_keys: int
+    held: int
     released_keys: int
     batches: int
     wave_width: float | None

@@ -38,6 +38,7 @@ _COUNTERS: dict[str, tuple[str, Callable[[Hosted], float]]] = {
 _GAUGES: dict[str, tuple[str, Callable[[Hosted], float | None]]] = {
     "up": ("Whether the pipeline serves", lambda it: it.state == "serving"),
     "live_keys": ("Keys that have a state", lambda it: it.stats.live_keys),
+    "held_events": ("Events that wait for earlier ones", lambda it: it.stats.held),
     "released_keys": (
         "Keys evicted or expired since the pipeline last began",
         lambda it: it.stats.released_keys,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streamrnn.context import Clock
     from streamrnn.core import Shards
     from streamrnn.daemon.tap import Tap
-    from streamrnn.events import Block, Rejected, Report
+    from streamrnn.events import Rejected, Report
     from streamrnn.pipeline import Served
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -69,7 +69,7 @@ class Steps:
 
 
 class Stats:
-    """The numbers of one pipeline, over all its starts; a `Watch`, and an observer of commits.
+    """The numbers of one pipeline, over all its starts; an `Onlooker`, and an observer of commits.
 
     Written on the pipeline's thread alone. Others read while it goes on: a number may be of the batch before.
     """
@@ -79,6 +79,8 @@ class Stats:
         self.ticks_per_s: int | None = None
         """What a second of the pipeline's times has; None in one without time."""
         self.batches = self.events = self.outputs = self.live_keys = 0
+        self.held = 0
+        """Events that wait for earlier ones."""
         self.begun_keys = self.first_keys = 0
         """Keys that began since the start, and those that were there then."""
         self.rejected = Counter[str]()
@@ -98,7 +100,7 @@ class Stats:
         """Who listens; replaced as a whole, never changed."""
         self._earlier = Steps()
         self._shards: Shards | None = None
-        self._begun_s = self._served_s = 0.0
+        self._begun_s = self._served_s = self._writing_s = 0.0
 
     def starts(self, shards: Shards) -> None:
         """A pipeline with these keys begins."""
@@ -130,11 +132,13 @@ class Stats:
         return self._clock.wall_us() / 1e6 - self.largest_time / self.ticks_per_s
 
     def begun(self) -> None:
-        """See `Watch.begun`."""
+        """See `Onlooker.begun`."""
         self._begun_s = self._clock.monotonic()
+        if self._served_s:
+            self._writing_s += self._begun_s - self._served_s
 
-    def served(self, block: Block, served: Served) -> None:
-        """See `Watch.served`."""
+    def served(self, served: Served) -> None:
+        """See `Onlooker.served`."""
         self._served_s = self._clock.monotonic()
         self.serve_s.add(self._served_s - self._begun_s)
         answered = served.answered
@@ -144,6 +148,7 @@ class Stats:
         if answered.batch.time is not None and len(answered.batch.time):
             largest = int(answered.batch.time.max())
             self.largest_time = largest if self.largest_time is None else max(largest, self.largest_time)
+        block = served.out.block
         if len(self.position) > _PARTITIONS:
             self.position.clear()
         self.position[block.origin.partition] = int(block.positions[-1])
@@ -151,13 +156,14 @@ class Stats:
             tap.offer(block, served)
 
     def written(self, report: Report) -> None:
-        """See `Watch.written`."""
-        self.write_s.add(self._clock.monotonic() - self._served_s)
+        """See `Onlooker.written`."""
+        self.write_s.add(self._writing_s)
+        self._writing_s = self._served_s = 0.0
         self.batch_events.add(report.events)
         self.batches += 1
         self.events += report.events
         self.outputs += report.outputs
-        self.live_keys = report.live_keys
+        self.live_keys, self.held = report.live_keys, report.held
         if report.rejected:
             self._refused(report.rejected)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from streamrnn.build import build_pipeline
 from streamrnn.context import ManualClock
 from streamrnn.events import Block, Mark, Origin
-from streamrnn.pipeline import Parts, Served, serve
+from streamrnn.pipeline import Parts, Served, mark, rest, serve
 from streamrnn.ports import EndOfStream
 from streamrnn.replay.until import Until, head
 
@@ -37,17 +37,16 @@ class Replay:
     keeps_marks: bool
     until: Until | None = None
     limit: int | None = None
-    serves: Callable[[Block], Iterator[Served]] | None = None
-    """Serves a block in another way, in parts for example; None serves it whole."""
 
     def __iter__(self) -> Iterator[Served]:
         while not self._is_over:
             try:
                 found = self.parts.source.read(self.limit or self.parts.max_batch_events, 0)
             except EndOfStream:
+                yield from rest(self.parts)
                 return
             if isinstance(found, Mark):
-                self._mark(found)
+                yield from self._mark(found)
             elif found:
                 yield from self._serve(found)
 
@@ -61,23 +60,18 @@ class Replay:
     def _is_over(self) -> bool:
         return self.until is not None and self.until.reached
 
-    def _mark(self, mark: Mark) -> None:
+    def _mark(self, told: Mark) -> Iterator[Served]:
         if self.until is not None:
-            self.until.left(mark.origin)
+            self.until.left(told.origin)
         if self.keeps_marks and not self._is_over:
-            self.parts.shards.mark(mark)
+            yield from mark(self.parts, told)
 
     def _serve(self, block: Block) -> Iterator[Served]:
         count = len(block) if self.until is None else self.until.cut(block, self.parts)
         # Limits on time go by the kind of source; the commit knows it under the name it had.
         block.origin = Origin(self.source_name, block.origin.partition)
-        if not count:
-            return
-        block = block if count == len(block) else head(block, count)
-        if self.serves is not None:
-            yield from self.serves(block)
-        else:
-            yield serve(self.parts, block)
+        if count:
+            yield from serve(self.parts, block if count == len(block) else head(block, count))
 
 
 def build_replay(spec: PipelineSpec, registry: Registry, context: Context, original: PipelineSpec) -> Replay:

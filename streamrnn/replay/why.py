@@ -5,24 +5,24 @@ it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from streamrnn.backends.gates import Gates
+from streamrnn.core.core import join
 from streamrnn.core.wrap import Wrapper
 from streamrnn.layers.loading import LoadedModel
 from streamrnn.layers.options import LayersConfig
-from streamrnn.pipeline import serve
 
 if TYPE_CHECKING:
-    from streamrnn.backend import Arrays
+    from streamrnn.backend import Arrays, Backend
     from streamrnn.config.spec import PipelineSpec
     from streamrnn.context import Context
     from streamrnn.core import Core
-    from streamrnn.events import Block
+    from streamrnn.events import Batch, Outputs
     from streamrnn.pipeline import Served
     from streamrnn.replay.replay import Replay
 
@@ -58,33 +58,26 @@ class Step:
         }
 
 
-@dataclass
-class _Seen:
-    """What the model was last given, and what it gave."""
-
-    calls: list[tuple[Arrays, Arrays, Arrays, Arrays]] = field(default_factory=list)
-
-
-class _Watched(Wrapper):
+class _Noted(Wrapper):
     """A backend of which every step is noted; it has no scan, so that there are only steps."""
 
-    def __init__(self, inner: Any, seen: _Seen) -> None:
+    def __init__(self, inner: Backend) -> None:
         super().__init__(inner)
         self.scan = None
-        self._seen = seen
+        self.last: tuple[Arrays, Arrays, Arrays, Arrays] | None = None
+        """What the model was given, state and inputs, and what it gave."""
 
     def step(self, state: Arrays, x: Arrays) -> tuple[Arrays, Arrays]:
         """See `Backend.step`."""
         new_state, y = self.inner.step(state, x)
-        self._seen.calls.append((state, dict(x), new_state, y))
+        self.last = (state, dict(x), new_state, y)
         return new_state, y
 
 
 class Why:
-    """Plays a replay to its end; `steps` are then those of the key since its last reset, at most `last`.
+    """Plays a replay to its end; `steps` are then those of the key since its last reset, `last` at most.
 
-    Events of other keys are served as they come, so that whatever they do to it (time, evictions) is the
-    same.
+    Other keys' events are served as they come, so that what they do to it (time, evictions) is the same.
     """
 
     def __init__(self, replay: Replay, key: str, last: int, gates: Gates | None = None) -> None:
@@ -92,60 +85,81 @@ class Why:
         self.dropped = 0
         """Steps since the last reset that came before those in `steps`."""
         self._replay, self._gates = replay, gates
-        self._seen = _Seen()
+        self._seen: list[tuple[Arrays, Arrays, Arrays, Arrays]] = []
+        """Of the key's events that were accepted and whose outputs have not come by."""
+        self._watched: set[int] = set()
 
     def play(self) -> None:
         """To the event that the replay's `until` names, or to the end. Raises what serving it does."""
-        self._replay.serves = self._serve
-        for _ in self._replay:
-            pass
+        shards = self._replay.parts.shards
+        for _, core in shards.items():
+            self._watch(core)
+        at = shards.at
 
-    def _serve(self, block: Block) -> Iterator[Served]:
-        """The events of the key one by one, and those between them together."""
-        parts = self._replay.parts
-        batch, records, _ = parts.event.read(parts.decode(block), block)
-        own = [int(records[i]) for i, key in enumerate(batch.keys) if key == self.key]
-        begin = 0
-        for record in own:
-            if record > begin:
-                yield serve(parts, part(block, begin, record))
-            yield self._one(part(block, record, record + 1))
-            begin = record + 1
-        if begin < len(block):
-            yield serve(parts, part(block, begin, len(block)))
+        def watched(partition: str) -> Core:
+            core = at(partition)
+            self._watch(core)
+            return core
 
-    def _one(self, block: Block) -> Served:
-        core = self._replay.parts.shards.of(block.origin)
-        backend = core.server.backend
-        core.server.backend = _Watched(backend, self._seen)
-        self._seen.calls.clear()
-        try:
-            served = serve(self._replay.parts, block)
-        finally:
-            core.server.backend = backend
-        if len(served.out):
-            self._note(served, core)
-        return served
+        shards.at = watched  # type: ignore[method-assign]
+        for served in self._replay:
+            for i, key in enumerate(served.out.keys):
+                if key == self.key:
+                    self._note(served, i)
 
-    def _note(self, served: Served, core: Core) -> None:
-        outputs, block = served.answered.outputs, served.out.block
-        state, x, new_state, y = self._seen.calls[-1]
-        axes = {tensor.name: tensor.batch_axis for tensor in core.backend.state.tensors}
-        steps, cause = int(outputs.steps[0]), int(outputs.cause[0])
+    def _watch(self, core: Core) -> None:
+        """Let a core serve the key's events one by one, and note what the model makes of each."""
+        if id(core) in self._watched:
+            return
+        self._watched.add(id(core))
+        process, server = core.process, core.server
+        noted = _Noted(server.backend)
+
+        def one(batch: Batch) -> Outputs:
+            plain, server.backend = server.backend, noted
+            try:
+                outputs = process(batch)
+            finally:
+                server.backend = plain
+            if len(outputs) and noted.last is not None:
+                self._seen.append(noted.last)
+            return outputs
+
+        def split(batch: Batch) -> Outputs:
+            own = [i for i, key in enumerate(batch.keys) if key == self.key]
+            if not own:
+                return process(batch)
+            parts, begin = [], 0
+            for i in own:
+                if i > begin:
+                    parts.append((begin, process(batch.take(np.arange(begin, i)))))
+                parts.append((i, one(batch.take(np.arange(i, i + 1)))))
+                begin = i + 1
+            if begin < len(batch):
+                parts.append((begin, process(batch.take(np.arange(begin, len(batch))))))
+            return join(parts)
+
+        core.process = split  # type: ignore[method-assign]
+
+    def _note(self, served: Served, i: int) -> None:
+        outputs, out = served.answered.outputs, served.out
+        state, x, new_state, y = self._seen.pop(0)
+        axes = {tensor.name: tensor.batch_axis for tensor in self._replay.parts.backend.state.tensors}
+        cause, record = int(outputs.cause[i]), int(out.records[i])
         if cause:
             self.steps.clear()
             self.dropped = 0
         self.dropped += len(self.steps) == self.steps.maxlen
-        causes = tuple(name for bit, name in enumerate(core.cause_names) if cause >> bit & 1)
+        names = served.answered.cause_names
         gates = self._gates.of(state, x) if self._gates else {}
         self.steps.append(
             Step(
-                number=int(block.numbers[0]),
-                position=int(block.positions[0]),
-                steps=steps,
-                causes=causes,
-                event=block.record(0).decode(errors="replace").rstrip("\r\n"),
-                output=served.out.buffer.decode(errors="replace").rstrip("\r\n"),
+                number=int(out.block.numbers[record]),
+                position=int(out.block.positions[record]),
+                steps=int(outputs.steps[i]),
+                causes=tuple(name for bit, name in enumerate(names) if cause >> bit & 1),
+                event=_text(out.block.record(record)),
+                output=_text(out.buffer[int(out.ends[i - 1]) if i else 0 : int(out.ends[i])]),
                 x={name: array[0] for name, array in x.items()},
                 state={name: np.take(array, 0, axes[name]) for name, array in new_state.items()},
                 y={name: array[0] for name, array in y.items()},
@@ -164,15 +178,5 @@ def gates_of(spec: PipelineSpec, context: Context) -> Gates | None:
     return Gates(LoadedModel(options, spec.given, context))
 
 
-def part(block: Block, begin: int, end: int) -> Block:
-    """Some records of a block that follow each other."""
-    return replace(
-        block,
-        starts=block.starts[begin:end],
-        ends=block.ends[begin:end],
-        positions=block.positions[begin:end],
-        numbers=block.numbers[begin:end],
-        refused={i - begin: why for i, why in block.refused.items() if begin <= i < end},
-        connection=None if block.connection is None else block.connection[begin:end],
-        fields={path: column[begin:end] for path, column in block.fields.items()},
-    )
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace").rstrip("\r\n")
