@@ -128,7 +128,7 @@ def check_looking_and_replaying(folder):
 def test_kills_from_outside_park_nobody(tmp_path):
     """A model so slow that nearly every kill comes while it is at work on some event."""
     text = PIPELINE.replace(f"kills: {KILLER}", "row_s: 0.001").replace("every_s: 0.05", "every_s: 0.3")
-    made = events(1500)
+    made = events(4000)
     whole = job(tmp_path / "whole", made, text)
     assert streamrnn(whole, "run", "--quiet", "p.yaml")[0] == 0
     rng, kills, rounds, suspected, folder = random.Random(os.getpid()), 0, 0, 0, None

@@ -25,8 +25,10 @@ LAYERS = (
     "layers: [{type: linear, out: 2, weights: pre}, {type: lstm, hidden: 8, weights: rnn}, "
     "{type: concat, of: [pre, rnn]}, {type: linear, out: 2, weights: head}]"
 )
-"""The first one makes infinities of both signs of numbers over 3.4e34, the second one NaN of these; that of ONNX
-Runtime swallows NaN, so that it shows in the outputs alone."""
+"""The first one makes infinities of both signs of numbers over 3.4e34, the second one NaN of these.
+
+That of ONNX Runtime swallows NaN, so that it shows in the outputs alone.
+"""
 RECURRENCE = "0.9*s + x*x*x*x*x*x*x*x*x"
 MODELS = {
     "formula": f'{{type: formula, state: {{s: 0}}, update: {{s: "{RECURRENCE}"}}, output: {{y: "2 * s"}}}}',
