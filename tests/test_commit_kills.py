@@ -119,6 +119,7 @@ def outcome(folder):
     return [sha256(data).hexdigest() for data in (*results(folder), state.encode())]
 
 
+@pytest.mark.timeout(20_000)
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_kills_at_random_moments(tmp_path, backend):

@@ -56,6 +56,7 @@ def expected(tmp_path_factory):
     return results(folder)
 
 
+@pytest.mark.timeout(20_000)
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc to see who handles signals")
 def test_signals_at_random_moments(tmp_path, expected):
