@@ -255,6 +255,11 @@ class Net:
             raise
         return listening
 
+    def send_datagram(self, address: str, data: bytes) -> None:
+        """One message to a UNIX socket of datagrams; an address that begins with @ is an abstract one."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sending:
+            sending.sendto(data, "\0" + address[1:] if address.startswith("@") else address)
+
     def file_id(self, path: Path) -> tuple[int, int] | None:
         """What tells a file from another that took its place; None if there is none."""
         try:

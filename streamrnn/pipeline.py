@@ -105,6 +105,25 @@ class Reading:
         )
 
 
+class Onlooker(Protocol):
+    """Sees every batch as it passes, on the pipeline's thread, and may not change it: be quick.
+
+    What it raises ends the pipeline; unlike an observer it belongs to the program that hosts it.
+    """
+
+    def begun(self) -> None:
+        """Something is going to be served."""
+        ...
+
+    def served(self, served: Served) -> None:
+        """The answers to a block; nothing of them is written."""
+        ...
+
+    def written(self, report: Report) -> None:
+        """The sink has taken them, and the observers have heard of it."""
+        ...
+
+
 class Pipeline:
     """`open`, then `run_once` until it answers None, then `close`; no signals, no printing inside."""
 
@@ -116,6 +135,7 @@ class Pipeline:
         self._idle: Callable[[], None] = getattr(parts.sink, "idle", lambda: None)
         """Lets a sink go on with what its readers did not take at once."""
         self._commits: Committer | None = None
+        self.onlooker: Onlooker | None = None
         self.went_on = ""
         """Which commit it went on from, and what is replayed, in words."""
         self.doing: Literal["read", "serve", "write", "commit", "close"] = "read"
@@ -187,14 +207,21 @@ class Pipeline:
         report.live_keys, report.held = len(shards), shards.held
         if report.events or report.outputs or report.rejected:
             self._observe("streamrnn_batch_done", report=report)
+            if self.onlooker is not None:
+                self.onlooker.written(report)
         return report
 
     def _write(self, served_blocks: Iterable[Served], report: Report) -> None:
         """Hand what is served to the sink and to the dead letters, and count it."""
         self.doing = "serve"
+        onlooker = self.onlooker
         rejected: list[Rejected] = []
+        if onlooker is not None:
+            onlooker.begun()
         for served in served_blocks:
             out = served.out
+            if onlooker is not None:
+                onlooker.served(served)
             self.doing = "write"
             self.parts.sink.write(out)
             report.outputs += len(out)
@@ -202,6 +229,8 @@ class Pipeline:
                 rejected += out.rejected
                 self._observe("streamrnn_events_rejected", origin=out.block.origin, rejected=out.rejected)
             self.doing = "serve"
+            if onlooker is not None:
+                onlooker.begun()
         # Who is refused on arrival and who in his turn: how a stream is cut must not decide who comes first.
         rejected.sort(key=attrgetter("by"))
         report.rejected += tuple(rejected)

@@ -27,6 +27,10 @@ CODES = {
         r"in the midst of (this record|a line)$|^the line was not complete within",
         "the stream ended before the record did",
     ),
+    "seq_conflict": (
+        r"^sequence number \d+ of .* belongs to another record",
+        "a producer used a number of the ingest log again, with other content",
+    ),
     "envelope": (r'^expected {"time": \.\.\.', "a line of a log that is not as logs have them"),
     "no_value": (r"^a record without a value", "a record of Kafka without a value"),
     "utf8": (r"(^|: )not valid UTF-8", "not UTF-8"),

@@ -46,6 +46,7 @@ REASONS = {
     "the connection closed in the midst of a line": "cut_off",
     "the line was not complete within 3 s": "cut_off",
     'expected {"time": ..., "value": ...}: JSON is malformed': "envelope",
+    "sequence number 7 of sensor-7 belongs to another record already": "seq_conflict",
     "a record without a value": "no_value",
     "not valid UTF-8 (byte 6)": "utf8",
     "kafka.key: not valid UTF-8 (byte 6)": "utf8",

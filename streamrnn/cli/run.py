@@ -6,11 +6,11 @@ import gc
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import click
 
-from streamrnn.cli.stopping import Stopped, Stopping
+from streamrnn.cli.stopping import Stopping
 from streamrnn.cli.threads import one_thread
 
 WAITED_FOR = {
@@ -32,7 +32,7 @@ def command(file: str, quiet: bool) -> None:
     SIGINT and SIGTERM finish what was read and end the run, within `limits.grace_s`; a second one ends it at
     once.
     """
-    with suppress(Stopped), Stopping() as stop:
+    with Stopping() as stop:
         one_thread()
         _run(file, quiet, stop)
 

@@ -5,7 +5,6 @@ Source and outputs stay where they are: the next run goes on from there, with th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import numpy as np
 
 from streamrnn.commit import exports, recovery
 from streamrnn.commit import manifest as m
+from streamrnn.commit.control import matches
 from streamrnn.commit.keys import KeyStates, states_of
 from streamrnn.commit.writer import Making, Writer
 from streamrnn.core.frozen import Piece, encode_pieces
@@ -149,12 +149,8 @@ def named(states: Mapping[str, KeyStates], keys: Sequence[str]) -> dict[str, lis
 
 
 def matching(states: Mapping[str, KeyStates], pattern: str) -> dict[str, list[str]]:
-    """The keys that a pattern matches, by partition, sorted; `*` and `?` stand for any characters and one.
-
-    Raises `StateError` if there are none. Brackets mean themselves: keys of several fields have them.
-    """
-    parts = (".*" if c == "*" else "." if c == "?" else re.escape(c) for c in pattern)
-    match = re.compile("".join(parts), re.DOTALL).fullmatch
+    """The keys that a pattern matches, by partition, sorted. Raises `StateError` if there are none."""
+    match = matches(pattern).fullmatch
     chosen = {name: sorted(filter(match, each.rows)) for name, each in states.items()}
     if not any(chosen.values()):
         total = sum(len(each.rows) for each in states.values())

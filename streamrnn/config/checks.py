@@ -102,6 +102,15 @@ def file_problems(spec: PipelineSpec, context: Context) -> Iterator[Problem]:
                 yield (*chosen.path, *option), f"there is no file {context.path(name)}"
 
 
+def secret_problems(spec: PipelineSpec) -> Iterator[Problem]:
+    """Secrets that stand in the file itself; options name theirs in `secrets`, as paths."""
+    for chosen in (spec.source, spec.sink):
+        for option in getattr(chosen.options, "secrets", ()):
+            node = spec.tree.node(path := (*chosen.path, *option))
+            if node is not None and (node.source is None or ":-" in node.source):
+                yield path, "expected a reference such as ${NAME}, found a secret in the file itself"
+
+
 def field_problems(spec: PipelineSpec) -> Iterator[Problem]:
     """Fields that the source supplies, and does not have; its options say so in `field_problem(path)`."""
     if problem_of := getattr(spec.source.options, "field_problem", None):

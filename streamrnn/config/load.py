@@ -94,6 +94,7 @@ def _check(parts: Parts, spec: PipelineSpec, context: Context, whole: bool) -> N
         *checks.order_problems(spec.file),
         *checks.rule_problems(spec.file, spec.rules),
         *checks.checkpoint_problems(spec),
+        *checks.secret_problems(spec),
         *checks.field_problems(spec),
     ):
         parts.report(path, message)

@@ -65,8 +65,8 @@ class Core:
         self.store = Store(backend, rules, self.limits)
         self.waiting = self.store.beside = waiting
         """Events that are not in order yet: of no meaning to the core, and one with its state."""
-        self._server = Server(backend, self.store.slab, self.limits.max_state_norm)
-        self._single = SingleServer(self.store, self.rules, self._server, self.elapsed)
+        self.server = Server(backend, self.store.slab, self.limits.max_state_norm)
+        self._single = SingleServer(self.store, self.rules, self.server, self.elapsed)
 
     def __len__(self) -> int:
         """Live keys."""
@@ -211,7 +211,7 @@ class Core:
         bounds = self.rules.apply(Asking(links, lives, carried, given, fields))
         inputs = self._keyed_features(batch, links, lives, bounds, time)
         segments = cut(links, bounds)
-        served = self._server.run(segments, inputs)
+        served = self.server.run(segments, inputs)
         return Plan(batch, links, lives, bounds, carried, fields, given, segments, served)
 
     def _expiry(self, time: IntArray | None, order: IntArray) -> IntArray | None:

@@ -53,6 +53,12 @@ class Server:
     slab: Slab
     max_norm: float | None = None
     scan_below: int = 40
+    calls: int = field(default=0, init=False)
+    """How often the model was called for waves; with `stepped`, how wide they are."""
+    stepped: int = field(default=0, init=False)
+    scans: int = field(default=0, init=False)
+    """How often it was called for buckets of `scan`, and with `scanned` how many events they had."""
+    scanned: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         initial = [tensor.initial for tensor in self.backend.state.tensors]
@@ -74,6 +80,8 @@ class Server:
         self, state: Any, x: dict[str, Array], events: IntArray, served: Served
     ) -> tuple[Any, dict[str, Array]]:
         """One step for the batch's `events`; those that the model or the guard refuses go to `served`."""
+        self.calls += 1
+        self.stepped += len(events)
         try:
             new_state, y = self.backend.step(state, x)
         except Exception as error:
@@ -178,6 +186,8 @@ class _Run:
             return False
         if bad_at.max() >= 0:
             return False
+        self.server.scans += 1
+        self.server.scanned += int(lens.sum())
         valid = (place < lens[:, None]).nonzero()
         self.served.answers.append((events[valid], {name: array[valid] for name, array in y.items()}))
         self._finish(state, start, stop, start)

@@ -112,6 +112,8 @@ class SingleServer:
         for feature in self._elapsed:
             x[feature.input] = _with_elapsed(x[feature.input], batch, feature, event)
         slab = self._store.slab
+        self._server.calls += 1
+        self._server.stepped += 1
         state = slab.take(event.rows, np.array([event.fresh], np.int8), x)
         try:
             state, y = self._server.backend.step(state, x)

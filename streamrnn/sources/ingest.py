@@ -27,13 +27,15 @@ _READ_BYTES = 1 << 16
 class _Client:
     """A connection of a producer, once it has said whose it is."""
 
-    __slots__ = ("epoch", "has_sent", "name", "skips", "stream", "welcome")
+    __slots__ = ("conflicts", "epoch", "has_sent", "name", "skips", "stream", "welcome")
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.name, self.epoch = "", 0
         self.skips = 0
         """Records it sends again, which the log has."""
+        self.conflicts: list[int] = []
+        """Numbers of records it sends again, which are not those that the log has."""
         self.has_sent = False
         """Whether it is to hear what the log has of it by now."""
         self.welcome: bytes = b""
@@ -157,6 +159,9 @@ class IngestSource(LoggedSource):
 
     def _append(self, client: _Client, frames: Frames) -> None:
         again = min(client.skips, len(frames))
+        if again:
+            seq = self._known(client).next - client.skips
+            client.conflicts += self._log.check_again(client.name, seq, frames, again)
         client.skips -= again
         if again < len(frames):
             self._log.append(client.name, _after(frames, again))
@@ -174,7 +179,9 @@ class IngestSource(LoggedSource):
                 client.welcome = b""
             if client.has_sent:
                 client.has_sent = False
-                self._server.send(number, message(ack=self._known(client).next))
+                conflicts, client.conflicts = client.conflicts, []
+                told = {"seq_conflict": conflicts} if conflicts else {}
+                self._server.send(number, message(ack=self._known(client).next, **told))
 
     def _known(self, client: _Client) -> Producer:
         return self._log.producers[client.name]

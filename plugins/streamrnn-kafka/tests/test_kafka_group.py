@@ -160,6 +160,10 @@ def test_one_is_killed_and_one_is_added_and_every_output_comes_once(brokers, top
     assert outputs(brokers, sink) == expected
 
 
+JOIN_S = 15
+"""How long a member may take to be given its partitions."""
+
+
 class Died(Exception):
     """The end of a member at a step of its commit."""
 
@@ -190,7 +194,7 @@ def life(folder, text, monkeypatch, step, lives):
     with monkeypatch.context() as patched:
         patched.setattr(TransactionalSink, "commit", dying)
         patched.setattr(AIOKafkaProducer, "commit_transaction", dying_at_one)
-        pipeline, quiet_s = build_job(spec, REGISTRY, context), [time.monotonic()]
+        pipeline, quiet_s = build_job(spec, REGISTRY, context), [time.monotonic() + JOIN_S]
 
         def told(report):
             quiet_s[0] = time.monotonic() if report.events else quiet_s[0]
