@@ -23,7 +23,7 @@ from streamrnn.testing import quiet_context
 
 REGISTRY = Registry([])
 PIPELINE = """
-source: {type: http, listen: "tcp://127.0.0.1:0"MORE}
+source: {type: TYPE, listen: "tcp://127.0.0.1:0"MORE}
 decode: {type: jsonl}
 event: {key: k, inputs: {x: [{field: x}]}}
 model: {type: formula, state: {s: 0}, update: {s: s + x}, output: {y: "1.0 * s"}}
@@ -36,9 +36,9 @@ JOB = "checkpoint: {dir: job, every_s: 0.05}\n"
 
 
 @contextmanager
-def serving(folder, more="", sink="{type: http}", job=False):
+def serving(folder, more="", sink="{type: http}", job=False, kind="http"):
     """Where a pipeline listens that runs meanwhile on a thread."""
-    text = PIPELINE.replace("MORE", more).replace("SINK", sink) + (JOB if job else "")
+    text = PIPELINE.replace("TYPE", kind).replace("MORE", more).replace("SINK", sink) + (JOB if job else "")
     context = quiet_context(base_dir=folder)
     spec = load_pipeline(text, "p.yaml", REGISTRY, context, {})
     pipeline = (build_job if job else build_pipeline)(spec, REGISTRY, context)
@@ -283,6 +283,11 @@ def test_answers_do_not_go_with_a_log(tmp_path):
 
 
 def test_an_address_for_all_needs_to_be_asked_for(tmp_path):
-    text = PIPELINE.replace("MORE", "").replace("SINK", "{type: http}").replace("127.0.0.1", "0.0.0.0")
+    text = (
+        PIPELINE.replace("TYPE", "http")
+        .replace("MORE", "")
+        .replace("SINK", "{type: http}")
+        .replace("127.0.0.1", "0.0.0.0")
+    )
     with pytest.raises(ConfigError, match="allow_remote: true"):
         load_pipeline(text, "p.yaml", REGISTRY, quiet_context(base_dir=tmp_path), {})
