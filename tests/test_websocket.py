@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import ssl
 import threading
 from contextlib import ExitStack
 
 import pytest
-from test_http import LOG, bare, lines, serving, told
+from test_http import LOG, THROWN, bare, lines, serving, thrown_at, told
 from tls_parts import certificates
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -169,3 +170,24 @@ def test_over_tls(tmp_path):
     with sockets(tmp_path, shown) as address, opened(address, scheme="wss", ssl=known) as client:
         client.send('{"k": 1, "x": 1}')
         assert json.loads(client.recv(timeout=10)) == {"k": 1, "y": 1.0}
+
+
+def frame(data, first=0x81):
+    """A frame as a client sends it, with a mask that changes nothing."""
+    size = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2, "big")
+    return bytes([first]) + size + bytes(4) + data
+
+
+def test_nothing_that_is_sent_ends_the_pipeline(tmp_path):
+    event = b'{"k": "a", "x": 1}'
+    start = handshake(*UPGRADE, "Sec-WebSocket-Version: 13", "Sec-WebSocket-Extensions: permessage-deflate")
+    shapes = [
+        start + frame(event) + frame(b"ping", 0x89) + frame(event) + frame(b"\x03\xe8", 0x88),
+        start + frame(event[:5], 0x01) + frame(b"", 0x89) + frame(event[5:], 0x80) + frame(event * 10),
+        start + frame(event, 0x82) + frame(b"\x0f\xa0bye", 0x88) + frame(event),
+    ]
+    with sockets(tmp_path) as address:
+        thrown_at(address, random.Random(6), shapes, THROWN)
+        with opened(address) as client:
+            client.send(event)
+            assert json.loads(client.recv(timeout=10))["k"] == "a"

@@ -109,11 +109,13 @@ class HttpFront(Front[_HttpExchange]):
 
     def _send(self, exchange: _HttpExchange, status: int, body: bytes, headers: Mapping[str, str]) -> bool:
         origin = _headers(exchange.head).get("origin") if exchange.head else None
-        # A page that may not post may not read why either.
-        is_allowed = origin is not None and origin in self._options.allow_origins
-        shared = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"} if is_allowed else {}
+        shared: dict[str, str] = {}
+        if origin is not None and origin in self._options.allow_origins:
+            # A page that may not post may not read why either.
+            shared = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
         sized = {} if status == 204 else {"Content-Length": str(len(body))}
-        told = [(name, str(value)) for name, value in {**headers, **shared, **sized}.items()]
+        named = {**headers, **shared, **sized}.items()
+        told = [(name.encode(), value.encode("latin-1")) for name, value in named]  # as they were read
         http = exchange.http
         data = (
             http.send(h11.Response(status_code=status, headers=told, reason=HTTPStatus(status).phrase)) or b""

@@ -6,7 +6,7 @@ import msgspec
 from wsproto import ConnectionType, WSConnection
 from wsproto import events as ws
 from wsproto.frame_protocol import CloseReason
-from wsproto.utilities import RemoteProtocolError
+from wsproto.utilities import ProtocolError
 
 from streamrnn.net.connection import Connection
 from streamrnn.net.fronts import JSON, Exchange, Front, Refused
@@ -58,8 +58,8 @@ class WebSocketFront(Front[_WebSocketExchange]):
         try:
             if data:
                 exchange.socket.receive_data(data)
-        except RemoteProtocolError as error:
-            hint = error.event_hint
+        except (ProtocolError, ValueError) as error:  # ValueError: what should be ASCII in a head is not
+            hint = getattr(error, "event_hint", None)
             status = hint.status_code if isinstance(hint, ws.RejectConnection) else 400
             self._fail(exchange, Refused(status, "http", str(error)))
             return
@@ -103,7 +103,7 @@ class WebSocketFront(Front[_WebSocketExchange]):
                     return
             if exchange.is_open:
                 exchange.since_s = (exchange.since_s or self.server.now_s) if exchange.body else None
-        except RemoteProtocolError as error:
+        except (ProtocolError, ValueError) as error:
             self._fail(exchange, Refused(400, "http", str(error)))
         except Refused as refused:
             self._fail(exchange, refused)
