@@ -83,10 +83,12 @@ class Framer(Protocol):
 class Codec(Protocol):
     """Bytes to columns and back; built from the `decode` or the `encode` section.
 
-    One method is optional: `array_decoder(fields, verbatim, arrays)` is asked for instead of `decoder`, where
-    `arrays` maps fields that only matter as numbers to their shapes: () for a number, (k,) for a list of k.
+    Two methods are optional: `array_decoder(fields, verbatim, arrays)` is asked for instead of `decoder`; its
+    `arrays` map fields that only matter as numbers to their shapes: () for a number, (k,) for a list of k.
     It may give those as float64 arrays [n, *shape], where every record has such numbers, and need not
-    tell 1 from 1.0.
+    tell 1 from 1.0. `heads(block)` is for one whose records cannot be read without what stands before them in
+    the buffer, as a header: the first record of each stretch, from 0 on, and those bytes without a line end.
+    Such records are then put together in another order, each stretch behind its head on a line of its own.
     """
 
     def framer(self, max_record_bytes: int, position: int = 0) -> Framer:

@@ -16,6 +16,7 @@ from streamrnn.errors import StreamrnnError
 
 COMMANDS = {
     "run": "Serve a pipeline until its source ends.",
+    "serve": "Serve many pipelines in one process, steered without a restart.",
     "lint": "Find every mistake in pipeline files, without loading a model.",
     "dry-run": "Load a pipeline's model and show how it is understood, without reading an event.",
     "test": "Run the tests: blocks of pipeline files.",
