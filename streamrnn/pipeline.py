@@ -179,6 +179,12 @@ class Pipeline:
         elif (report := self._end()) is not None:
             yield report
 
+    def heed(self, core: Core, told: Mark) -> Report:
+        """Let one of its cores hear of a mark between two batches; those before it that wait go on first."""
+        report = Report()
+        self._write(_mark(self.parts, core, told), report)
+        return self._told(report)
+
     def _turn(self, wait_ms: int) -> Report | None:
         parts, report = self.parts, Report()
         while self.commands:
@@ -303,12 +309,15 @@ def _arrive(parts: Parts, waiting: Waiting, block: Block) -> tuple[Reading, Iter
 
 def mark(parts: Parts, told: Mark) -> Iterator[Served]:
     """What travels between events: those before it that wait go on first, if it means anything."""
-    shards = parts.shards
-    for core in shards.meant(told):
-        is_end = shards.partitioned and told.kind == "source_end"
-        if core.waiting is not None and (is_end or core.heeds(told)):
-            yield from _in_order(parts, core, core.waiting.rest())
-        core.mark(told)
+    for core in parts.shards.meant(told):
+        yield from _mark(parts, core, told)
+
+
+def _mark(parts: Parts, core: Core, told: Mark) -> Iterator[Served]:
+    is_end = parts.shards.partitioned and told.kind == "source_end"
+    if core.waiting is not None and (is_end or core.heeds(told)):
+        yield from _in_order(parts, core, core.waiting.rest())
+    core.mark(told)
 
 
 def rest(parts: Parts) -> Iterator[Served]:

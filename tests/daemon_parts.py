@@ -5,14 +5,17 @@ hand.
 import random
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 from streamrnn.build import build_pipeline
 from streamrnn.commit.job import build_job
-from streamrnn.context import ManualClock
+from streamrnn.context import Context, ManualClock
 from streamrnn.daemon.backoff import Backoff
-from streamrnn.daemon.fleet import open_one
+from streamrnn.daemon.daemon import Daemon
+from streamrnn.daemon.fleet import Fleet, open_one
 from streamrnn.daemon.hosted import Hosted
+from streamrnn.daemon.notify import Notify
 from streamrnn.testing import ListSink, ListSource
 
 PIPELINE = """
@@ -71,6 +74,22 @@ def turn_until(hosted, state, turns=1000):
             return
         hosted.turn()
     raise AssertionError(f"{hosted.state} and not {state} after {turns} turns: {hosted.error}")
+
+
+@contextmanager
+def running(folder, **given):
+    """A daemon over the pipelines in a folder, on its threads."""
+    context = Context(**given)
+    daemon = Daemon([str(folder)], context, Notify(context, {}), Fleet(random.Random(0)))
+    daemon.start()
+    try:
+        until(lambda: daemon.fleet.was_tried)
+        yield daemon
+    finally:
+        daemon.stop()
+        for thread in daemon.fleet._threads.values():
+            thread.join(20)
+    assert daemon.fleet.is_over
 
 
 def until(happened, within_s=30.0):

@@ -7,15 +7,14 @@ import socket
 from dataclasses import replace
 
 import pytest
-from daemon_parts import DOUBLING, SUM, checkpoint, hosted, pipeline, turn_until, until
+from daemon_parts import DOUBLING, SUM, checkpoint, hosted, pipeline, running, turn_until, until
 
 from streamrnn.commit.control import NAME
 from streamrnn.commit.keys import load
-from streamrnn.context import Context, DescriptorStream, FileSystem
-from streamrnn.daemon.daemon import Daemon
+from streamrnn.context import Context, DescriptorStream, FileSystem, ManualClock
+from streamrnn.daemon.changes import Changes
 from streamrnn.daemon.fleet import Fleet, open_one
 from streamrnn.daemon.hosted import RefusedError
-from streamrnn.daemon.notify import Notify
 from streamrnn.daemon.reload import prepare, switch
 from streamrnn.errors import ConfigError, ModelError
 
@@ -318,50 +317,62 @@ def test_without_a_word_about_it_a_restart_with_another_model_is_refused_as_ever
     assert "checkpoint.model_change" in it.error
 
 
-def a_daemon(folder):
-    context = Context()
-    daemon = Daemon([str(folder)], context, Notify(context, {}), Fleet(random.Random(0)))
-    daemon.start()
-    return daemon
-
-
-def over(daemon):
-    daemon.stop()
-    for thread in daemon.fleet._threads.values():
-        thread.join(20)
-    assert daemon.fleet.is_over
-
-
 def test_files_that_come_and_go(tmp_path):
     put(tmp_path, 1)
     put(tmp_path, 7, name="q")
     follow(tmp_path)
-    daemon = a_daemon(tmp_path)
-    until(lambda: daemon.fleet.find("p").stats.outputs)
-    pipeline(tmp_path, "q", source="{type: file, path: q.in, follow: true}")
-    os.rename(tmp_path / "p.yaml", tmp_path / "p.off")
-    told = daemon.reload().result(20)
-    assert told == {"p": "its file is gone: finished and stopped", str(tmp_path / "q.yaml"): "new: serves q"}
-    pipeline(tmp_path, "r", source="{type: file, path: q.in}", sink="{type: file, path: q.out}")
-    until(lambda: daemon.fleet.find("q").stats.outputs)
-    told = daemon.reload().result(20)
-    assert told["q"].startswith("reloaded")
-    assert "expected a file of its own" in told[str(tmp_path / "r.yaml")]
-    assert [each.name for each in daemon.fleet] == ["q"]
-    over(daemon)
+    with running(tmp_path) as daemon:
+        until(lambda: daemon.fleet.find("p").stats.outputs)
+        pipeline(tmp_path, "q", source="{type: file, path: q.in, follow: true}")
+        os.rename(tmp_path / "p.yaml", tmp_path / "p.off")
+        told = daemon.reload().result(20)
+        assert told == {
+            "p": "its file is gone: finished and stopped",
+            str(tmp_path / "q.yaml"): "new: serves q",
+        }
+        pipeline(tmp_path, "r", source="{type: file, path: q.in}", sink="{type: file, path: q.out}")
+        until(lambda: daemon.fleet.find("q").stats.outputs)
+        told = daemon.reload().result(20)
+        assert told["q"].startswith("reloaded")
+        assert "expected a file of its own" in told[str(tmp_path / "r.yaml")]
+        assert [each.name for each in daemon.fleet] == ["q"]
     assert got(tmp_path) == [1]
     assert got(tmp_path, "q") == [7]
 
 
 def test_a_renamed_pipeline_is_refused(tmp_path):
     put(tmp_path, 1)
+    follow(tmp_path)
+    with running(tmp_path) as daemon:
+        text = (tmp_path / "p.yaml").read_text()
+        (tmp_path / "p.yaml").write_text(text.replace("name: p", "name: other"))
+        assert "a reload cannot rename it" in daemon.reload("p").result(20)["p"]
+
+
+def test_changes_are_seen_once_they_stand_still(tmp_path):
+    """Each tells of itself once, and not while it is being written."""
+    put(tmp_path, 1)
     file = follow(tmp_path)
-    daemon = a_daemon(tmp_path)
-    text = (tmp_path / "p.yaml").read_text()
-    (tmp_path / "p.yaml").write_text(text.replace("name: p", "name: other"))
-    assert "a reload cannot rename it" in daemon.reload("p").result(20)["p"]
-    over(daemon)
-    assert file
+    clock = ManualClock()
+    fleet = Fleet(random.Random(0))
+    fleet.hosted = {"p": hosted(file, clock)}
+    changes = Changes([str(tmp_path)], Context(clock=clock), fleet)
+    due = []
+
+    def look():
+        clock.advance(1)
+        due.append(changes.due())
+
+    for size in range(6):
+        if size < 3:
+            with open(file, "a") as text:
+                text.write("# more\n")
+        look()
+    (tmp_path / "new.yaml").write_text("")
+    look()
+    look()
+    assert due == [False] * 3 + [True] + [False] * 3 + [True]
+    assert not changes.due(), "not before its time"
 
 
 def test_control_log_keeps_what_was_asked(tmp_path):

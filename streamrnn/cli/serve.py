@@ -6,9 +6,10 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from threading import Event
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +17,8 @@ from streamrnn.cli.stopping import Stopping, Waiting
 from streamrnn.cli.threads import one_thread
 
 if TYPE_CHECKING:
+    from streamrnn.context import Context
+    from streamrnn.daemon.admin import Admin
     from streamrnn.daemon.daemon import Daemon
     from streamrnn.daemon.fleet import Fleet
 
@@ -27,10 +30,32 @@ _TURN_S = 0.2
 @click.option("--keep-going", is_flag=True,
               help="Serve the files that are in order, and name the others.")  # fmt: skip
 @click.option("--watch", is_flag=True, help="Reload when a pipeline file or a model's has changed.")
+@click.option(
+    "--admin",
+    "address",
+    metavar="ADDRESS",
+    help="Where to be asked: unix:PATH or tcp://HOST:PORT; by default a socket for this user alone.",
+)
+@click.option("--no-admin", is_flag=True, help="Do not listen for questions.")
+@click.option(
+    "--admin-token-file",
+    type=click.Path(),
+    metavar="FILE",
+    help="Holds the token that is asked for over tcp; else $STREAMRNN_ADMIN_TOKEN.",
+)
+@click.option("--admin-cert", type=click.Path(), metavar="FILE", help="For TLS: the certificate.")
+@click.option("--admin-key", type=click.Path(), metavar="FILE", help="For TLS: its key.")
+@click.option(
+    "--admin-client-ca",
+    type=click.Path(),
+    metavar="FILE",
+    help="For TLS: who must have signed a client's certificate.",
+)
+@click.option("--admin-insecure", is_flag=True, help="Allow other machines to ask without TLS.")
 @click.option("--log-format", type=click.Choice(["auto", "json", "text"]), default="auto",
               help="auto: text on a terminal, else a JSON object a line.")  # fmt: skip
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
-def command(places: tuple[str, ...], keep_going: bool, watch: bool, log_format: str, log_level: str) -> None:
+def command(places: tuple[str, ...], **given: Any) -> None:
     """Serve every pipeline in DIR_OR_FILE..., each on a thread of its own.
 
     One that fails is tried again after a while that doubles up to a minute, and does not touch the others.
@@ -42,23 +67,34 @@ def command(places: tuple[str, ...], keep_going: bool, watch: bool, log_format: 
     """
     with Stopping() as stop:
         one_thread()
-        code = _serve(places, keep_going, watch, _for_people(log_format), log_level, stop)
+        code = _serve(places, _Given(**given), stop)
         if code:
             sys.exit(code)
 
 
-def _for_people(log_format: str) -> bool | None:
-    return None if log_format == "auto" else log_format == "text"
+@dataclass(frozen=True)
+class _Given:
+    """The options of the command."""
+
+    keep_going: bool
+    watch: bool
+    address: str | None
+    no_admin: bool
+    admin_token_file: str | None
+    admin_cert: str | None
+    admin_key: str | None
+    admin_client_ca: str | None
+    admin_insecure: bool
+    log_format: str
+    log_level: str
+
+    @property
+    def for_people(self) -> bool | None:
+        """How to log; None asks the terminal."""
+        return None if self.log_format == "auto" else self.log_format == "text"
 
 
-def _serve(
-    places: tuple[str, ...],
-    keep_going: bool,
-    watch: bool,
-    for_people: bool | None,
-    level: str,
-    stop: Stopping,
-) -> int:
+def _serve(places: tuple[str, ...], given: _Given, stop: Stopping) -> int:
     import logging
     import os
     import random
@@ -72,16 +108,22 @@ def _serve(
     from streamrnn.daemon.notify import Notify
 
     context = Context(rng=random.Random(), log=logging.getLogger("streamrnn.daemon"))
-    log_to(sys.stderr, context.clock, logging.getLevelName(level.upper()), for_people)
+    log_to(sys.stderr, context.clock, logging.getLevelName(given.log_level.upper()), given.for_people)
     fleet = Fleet(context.rng)
     daemon = Daemon(places, context, Notify(context, os.environ), fleet)
     with ExitStack() as opened, _signals() as asked:
         opened.enter_context(few_interruptions())
         stop.waiting = lambda: _waited_for(fleet)
+        admin = None if given.no_admin else _admin(daemon, given, context)
+        if admin is not None:
+            opened.callback(admin.close)
         stop.has_begun = True  # the first pipelines serve before the last ones are loaded
-        daemon.start(keep_going)
+        daemon.start(given.keep_going)
+        if admin is not None:
+            admin.start()
+            context.log.info("asked at %s", admin.address)
         stop.grace_s = max(hosted.opened.spec.file.limits.grace_s for hosted in fleet)
-        changes = Changes(places, context, fleet) if watch else None
+        changes = Changes(places, context, fleet) if given.watch else None
         while not daemon.turn():
             _heed(daemon, stop, asked)
             if changes is not None and changes.due():
@@ -89,6 +131,30 @@ def _serve(
             asked.woken.wait(_TURN_S)
             asked.woken.clear()
     return fleet.exit_code
+
+
+def _admin(daemon: Daemon, given: _Given, context: Context) -> Admin:
+    """The server of the admin API, listening. Raises `OptionError`, `PluginError` or `SourceError`."""
+    import os
+
+    from streamrnn.builtins.sockets import Tls
+    from streamrnn.daemon.access import admin_options, default_address
+    from streamrnn.errors import OptionError, PluginError
+
+    try:
+        from streamrnn.daemon.admin import Admin
+    except ModuleNotFoundError as error:
+        text = "pip install 'streamrnn[server]' adds it; --no-admin does without"
+        raise PluginError(f"the admin API needs the package {error.name}: {text}") from error
+    files = given.admin_cert, given.admin_key
+    if (files[0] is None) != (files[1] is None) or (given.admin_client_ca and files[0] is None):
+        raise OptionError((("--admin-cert",), "expected it together with --admin-key"))
+    tls = None
+    if files[0] and files[1]:
+        tls = Tls.model_validate({"cert": files[0], "key": files[1], "client_ca": given.admin_client_ca})
+    address = given.address or default_address(os.environ)
+    options = admin_options(address, given.admin_token_file, tls, given.admin_insecure, os.environ, context)
+    return Admin(daemon, options, context)
 
 
 class _Asked:

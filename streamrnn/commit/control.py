@@ -21,7 +21,8 @@ from streamrnn.events import Mark, Origin
 
 if TYPE_CHECKING:
     from streamrnn.context import Context, FileSystem
-    from streamrnn.core import Core, Shards
+    from streamrnn.core import Core
+    from streamrnn.pipeline import Pipeline
 
 NAME = "control.log"
 _ORIGIN = Origin("control", NAME)
@@ -131,13 +132,15 @@ def chosen(core: Core, reset: Mapping[str, Any]) -> list[str] | None:
     return [key for key, row in zip(keys, found.tolist(), strict=True) if row >= 0]
 
 
-def apply_reset(shards: Shards, reset: Mapping[str, Any]) -> int:
+def apply_reset(pipeline: Pipeline, reset: Mapping[str, Any]) -> int:
     """Let the keys begin anew that a command `reset` means, of all partitions or one; how many."""
     count = 0
-    for partition, core in shards.items():
+    for partition, core in pipeline.parts.shards.items():
         if reset.get("partition") not in (None, partition):
             continue
+        if core.waiting is not None:  # who they are shows once those that wait have been served
+            pipeline.heed(core, Mark("control", _ORIGIN, keys=()))
         keys = chosen(core, reset)
         count += len(core) if keys is None else len(keys)
-        core.mark(Mark("control", _ORIGIN, keys=None if keys is None else tuple(keys)))
+        pipeline.heed(core, Mark("control", _ORIGIN, keys=None if keys is None else tuple(keys)))
     return count

@@ -183,10 +183,6 @@ def _go_on(
     for note in notes:
         context.log.warning("%s", note)
     manifest = found.manifest
-    for entry in control.due(manifest["number"]):
-        if "reset" in entry.command:
-            apply_reset(parts.shards, entry.command["reset"])
-    control.done = len(control.entries)
     if not is_same(manifest["model"], model_of(parts.backend)):
         found.chain.segments = []  # those of another model cannot be laid under what comes
     if isinstance(parts.source, Resumable) and manifest["source"] is not None:
@@ -200,6 +196,10 @@ def _go_on(
         if place is not None and isinstance(part, Resumable):
             part.resume(place | again)
     pipeline.went_on = _told(found, parts)
+    for entry in control.due(manifest["number"]):
+        if "reset" in entry.command:
+            apply_reset(pipeline, entry.command["reset"])
+    control.done = len(control.entries)
     return found
 
 

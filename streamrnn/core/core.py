@@ -88,7 +88,7 @@ class Core:
             if len(parts[-1][1]) == room:
                 self.expire(max(self.store.largest.values(), default=0))
             start = stop
-        return _join(parts) if parts else _nothing(self.backend, {})
+        return join(parts) if parts else _nothing(self.backend, {})
 
     def mark(self, mark: Mark) -> None:
         """Between batches: the end of a source or a control message, for the keys it names or for all."""
@@ -168,7 +168,7 @@ class Core:
     def _cut_at(self, batch: Batch, place: int) -> Outputs:
         """The batch in two parts, the first of `place` events."""
         first = self._serve(_slice(batch, 0, place))
-        return _join([(0, first), (place, self._serve(_slice(batch, place, len(batch))))])
+        return join([(0, first), (place, self._serve(_slice(batch, place, len(batch))))])
 
     def _next_of(self, batch: Batch, guilty: Sequence[int]) -> int | None:
         """The first event that meets what the guard did to its key within the batch; None if none does."""
@@ -365,7 +365,7 @@ def _nothing(backend: Backend, refused: dict[int, str]) -> Outputs:
     return Outputs(empty, y, empty, empty.copy(), refused)
 
 
-def _join(parts: Sequence[tuple[int, Outputs]]) -> Outputs:
+def join(parts: Sequence[tuple[int, Outputs]]) -> Outputs:
     """The outputs of consecutive parts of a batch, each with the index at which it starts."""
     if len(parts) == 1:
         return parts[0][1]

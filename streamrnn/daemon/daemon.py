@@ -61,11 +61,14 @@ class Daemon:
         if not self._told_ready and self.fleet.was_tried:
             self._told_ready = True
             self._notify.ready(self.status())
-        hung = self.fleet.hung(now_s, self._notify.watchdog_s or ALIVE_S)
-        if not hung:
+        if not self.hung(now_s):
             self._notify.alive()
         self._pending = [pending for pending in self._pending if not pending.done()]
         return self.fleet.is_over and not self._pending
+
+    def hung(self, now_s: float) -> list[Hosted]:
+        """Pipelines of which one turn takes longer than the manager waits for a sign of life."""
+        return self.fleet.hung(now_s, self._notify.watchdog_s or ALIVE_S)
 
     def status(self) -> str:
         """How many pipelines serve, in words."""

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
@@ -71,7 +72,8 @@ def open_one(file: str, stdout: Stream | None = None) -> Opened:
         raise ConfigError(found)
     log = logging.getLogger(f"{LOG}.{spec.name}")
     context = replace(context, log=log, stdout=stdout or context.stdout)
-    return Opened(file, spec, registry, context)
+    digest = sha256(context.fs.read_bytes(Path(file))).hexdigest()[:16]
+    return Opened(file, spec, registry, context, digest)
 
 
 def open_all(files: Sequence[str], stdout: Stream | None = None) -> tuple[list[Opened], list[Finding]]:

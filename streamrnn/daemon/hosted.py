@@ -44,6 +44,8 @@ class Opened:
     spec: PipelineSpec
     registry: Registry
     context: Context
+    digest: str = ""
+    """Of the file's bytes, before any variable was put in."""
 
     @property
     def name(self) -> str:
@@ -87,6 +89,24 @@ class Hosted:
     def name(self) -> str:
         """What it is called."""
         return self.opened.name
+
+    @property
+    def turn_age_s(self) -> float:
+        """Seconds since it last came to the end of a turn."""
+        return self._now() - self.turned_s
+
+    def identity(self) -> dict[str, str]:
+        """What is served: digests of file and model, the backend, how far its answers can be relied on."""
+        pipeline = self.pipeline
+        known = {"config": self.opened.digest}
+        if pipeline is None:
+            return known
+        model = pipeline.parts.backend.state.fingerprint
+        return known | {
+            "model": model[:16],
+            "backend": pipeline.info.backend,
+            "numerics": pipeline.info.numerics,
+        }
 
     def observe(self, opened: Opened) -> None:
         """Hear of the commits of a pipeline that is built from `opened`."""
@@ -169,6 +189,8 @@ class Hosted:
         self.stats.ticks_per_s = time.ticks_per_s if time else None
         self.stats.stops()
         self.stats.starts(pipeline.parts.shards)
+        if pipeline.commits is not None and (made := pipeline.commits.made) is not None:
+            self.stats.committed(made.number, made.events, made.bytes, made.duration_s)
         self.began_s = self._now()
         with self._lock:
             self.pipeline, self.state = pipeline, "serving"

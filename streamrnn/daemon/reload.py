@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from streamrnn.daemon.hosted import Hosted, Opened
     from streamrnn.pipeline import Parts
 
-_DECIDES = ("event.key", "event.time", "event.inputs", "reset", "model.context")
+_DECIDES = ("event.key", "event.time", "event.inputs", "reset", "order", "model.context")
 """What a state means beside the model: where one of these changes, no key can go on."""
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from streamrnn.pipeline import Served
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_PARTITIONS = 64
 EVENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384, 65536)
 
 
@@ -78,6 +79,8 @@ class Stats:
         self.ticks_per_s: int | None = None
         """What a second of the pipeline's times has; None in one without time."""
         self.batches = self.events = self.outputs = self.live_keys = 0
+        self.held = 0
+        """Events that wait for earlier ones."""
         self.begun_keys = self.first_keys = 0
         """Keys that began since the start, and those that were there then."""
         self.rejected = Counter[str]()
@@ -88,6 +91,8 @@ class Stats:
         self.batch_events = Histogram(EVENTS)
         self.largest_time: int | None = None
         """Of all events, in the rules' ticks."""
+        self.position: dict[str, int] = {}
+        """Where the last event of each partition began; of many partitions only some."""
         self.commits = self.commit_number = self.commit_bytes = 0
         self.commit_events = 0
         self.commit_s = 0.0
@@ -95,7 +100,7 @@ class Stats:
         """Who listens; replaced as a whole, never changed."""
         self._earlier = Steps()
         self._shards: Shards | None = None
-        self._begun_s = self._served_s = 0.0
+        self._begun_s = self._served_s = self._writing_s = 0.0
 
     def starts(self, shards: Shards) -> None:
         """A pipeline with these keys begins."""
@@ -129,6 +134,8 @@ class Stats:
     def begun(self) -> None:
         """See `Onlooker.begun`."""
         self._begun_s = self._clock.monotonic()
+        if self._served_s:
+            self._writing_s += self._begun_s - self._served_s
 
     def served(self, served: Served) -> None:
         """See `Onlooker.served`."""
@@ -137,21 +144,26 @@ class Stats:
         answered = served.answered
         cause = answered.outputs.cause
         if cause.any():
-            self._count(cause, answered.cause_names)
+            self._count(cause[cause != 0], answered.cause_names)
         if answered.batch.time is not None and len(answered.batch.time):
             largest = int(answered.batch.time.max())
             self.largest_time = largest if self.largest_time is None else max(largest, self.largest_time)
+        block = served.out.block
+        if len(self.position) > _PARTITIONS:
+            self.position.clear()
+        self.position[block.origin.partition] = int(block.positions[-1])
         for tap in self.taps:
-            tap.offer(served.out.block, served)
+            tap.offer(block, served)
 
     def written(self, report: Report) -> None:
         """See `Onlooker.written`."""
-        self.write_s.add(self._clock.monotonic() - self._served_s)
+        self.write_s.add(self._writing_s)
+        self._writing_s = self._served_s = 0.0
         self.batch_events.add(report.events)
         self.batches += 1
         self.events += report.events
         self.outputs += report.outputs
-        self.live_keys = report.live_keys
+        self.live_keys, self.held = report.live_keys, report.held
         if report.rejected:
             self._refused(report.rejected)
 
@@ -168,7 +180,11 @@ class Stats:
 
     @hookimpl
     def streamrnn_checkpoint_done(self, number: int, events: int, bytes: int, duration_s: float) -> None:
-        """Keep what the last commit was."""
-        self.commits += 1
+        """Count a commit."""
+        self.committed(number, events, bytes, duration_s)
+
+    def committed(self, number: int, events: int, bytes: int, duration_s: float) -> None:
+        """This one is the last."""
+        self.commits += number != self.commit_number
         self.commit_number, self.commit_events = number, events
         self.commit_bytes, self.commit_s = bytes, duration_s
