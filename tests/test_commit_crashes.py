@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from crash_ends import small_rotated
 from crash_follow import small_followed
-from crash_harness import BASE, SABOTAGES, Job, events, run_seed
+from crash_harness import BASE, CONTROL, SABOTAGES, Job, events, run_seed, with_messages
 from simfs import Crash, SimFS
 
 from streamrnn.errors import StreamrnnError
@@ -39,6 +39,16 @@ def expected(job):
 @pytest.mark.parametrize("part", range(PARTS))
 def test_lives_that_end_in_a_loss_of_power_change_nothing(job, expected, part):
     wrong = {seed: run_seed(job, expected, seed).wrong for seed in range(part, SEEDS, PARTS)}
+    assert {seed: why for seed, why in wrong.items() if why} == {}
+
+
+@pytest.mark.parametrize("order", ["", "order: {type: event_time, max_behind_s: 4}\n"])
+def test_control_messages_reset_at_their_place_in_every_life(order):
+    rng = random.Random(11)
+    files = {name: with_messages(rng, events(rng, 40)) for name in ("a.jsonl", "b.jsonl")}
+    job = Job(CONTROL + order, files)
+    expected = job.whole()
+    wrong = {seed: run_seed(job, expected, seed).wrong for seed in range(SEEDS // 10)}
     assert {seed: why for seed, why in wrong.items() if why} == {}
 
 
