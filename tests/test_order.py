@@ -5,6 +5,7 @@ STREAMRNN_ORDER_CASES=10000 runs as many permuted streams.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -25,11 +26,12 @@ from order_cases import (
     sorted_outputs,
 )
 
+from streamrnn.cli.progress import Progress
 from streamrnn.commit.edit import editing
 from streamrnn.config.load import load_pipeline
-from streamrnn.context import Context
+from streamrnn.context import Context, ManualClock
 from streamrnn.errors import ConfigError, StateError
-from streamrnn.events import Block, Mark, Origin
+from streamrnn.events import Block, Mark, Origin, Report
 from streamrnn.order import settle as settling
 from streamrnn.order.definition import Definition, Refused
 from streamrnn.order.policy import Policy
@@ -388,6 +390,13 @@ def test_a_duplicate_that_is_dropped_is_counted_and_not_kept(tmp_path):
         "json"
     ]
     assert (tmp_path / "out.jsonl").read_text() == '{"t":1,"n":1.0}\n'
+
+
+def test_how_many_wait_is_told():
+    told = io.StringIO()
+    with Progress(ManualClock(), told, quiet=False) as progress:
+        progress.told(Report(events=5, live_keys=1, held=2))
+    assert "0 rejected, 2 waiting" in told.getvalue()
 
 
 REGISTRY = Registry()
