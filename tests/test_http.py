@@ -351,7 +351,11 @@ def test_nothing_that_is_sent_ends_the_pipeline(tmp_path):
         ("{type: csv}", b"k,x\na,1\na,2\n", b'{"k":"a","y":1.0}\n{"k":"a","y":3.0}\n'),
         ("{type: csv}", b"x,k\r\n5,b\r\n", b'{"k":"b","y":5.0}\n'),
         ("{type: csv, header: [k, x]}", b"a,1\na,2\n", b'{"k":"a","y":1.0}\n{"k":"a","y":3.0}\n'),
-        ("{type: msgpack}", b"\0\0\0\7\x82\xa1k\xa1a\xa1x\1" * 2, b'{"k":"a","y":1.0}\n{"k":"a","y":2.0}\n'),
+        (
+            "{type: msgpack}",
+            b"\0\0\0\x08\x82\xa1k\xa1a\xa1x\1" * 2,
+            b'{"k":"a","y":1.0}\n{"k":"a","y":2.0}\n',
+        ),
     ],
 )
 def test_a_body_is_whatever_decode_reads(tmp_path, monkeypatch, codec, body, answer):
