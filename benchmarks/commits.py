@@ -124,12 +124,13 @@ def _print_pause(pipeline: Pipeline) -> None:
         while commits._making is not None:
             turns.append(_timed(pipeline.run_once))
         busy.append(turns)
-    without, during = sum(quiet, []), sum(busy, [])
+    without, during = np.concatenate(quiet), np.concatenate(busy)
     p99, size = float(np.quantile(without, 0.99)), _PAUSE_KEYS * _HIDDEN * 4 / _MB
-    print(f"pause: {len(during)} turns in {_COMMITS} commits of {size:.0f} MB; p99 of {len(without)} without: 1")
+    print(f"pause: {len(during)} turns in {_COMMITS} commits of {size:.0f} MB")
+    print(f"  against the p99 of {len(without)} turns without one:")
     print(f"  the longest of each: {_sorted(busy, p99)} (goal for their median: under 2)")
     print(f"  the longest of those without, by as many: {_sorted(quiet, p99)}")
-    print(f"  p99 during commits: {np.quantile(during, 0.99) / p99:.2f}; median: {np.median(during) / p99:.2f}")
+    print(f"  their p99: {np.quantile(during, 0.99) / p99:.2f}; their median: {np.median(during) / p99:.2f}")
 
 
 def _sorted(parts: list[list[float]], unit_s: float) -> str:

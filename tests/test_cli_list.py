@@ -19,13 +19,17 @@ def test_table_is_plain_and_whole():
     ours = [row for row in rows if row.endswith(" streamrnn")]
     assert [tuple(row.split()[:2]) for row in ours if row.startswith("s")] == [
         ("source", "file"),
+        ("source", "http"),
         ("source", "log"),
         ("source", "socket"),
         ("source", "stdin"),
+        ("source", "websocket"),
         ("sink", "file"),
+        ("sink", "http"),
         ("sink", "log"),
         ("sink", "socket"),
         ("sink", "stdout"),
+        ("sink", "websocket"),
     ]
     assert len({row.rindex(" ") for row in ours}) == 1, "columns stand below each other"
     assert max(map(len, ours)) > 80

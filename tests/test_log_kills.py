@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from after_kills import but_suspicion
 
 from streamrnn.context import FileSystem
 from streamrnn.log import layout
@@ -93,7 +94,7 @@ def start(folder):
 
 def end(process):
     _, err = process.communicate(timeout=60)
-    return process.returncode, err.decode()
+    return process.returncode, but_suspicion(err.decode())
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,7 @@ def tick(process, feed):
         process.wait(timeout=0.01)
 
 
+@pytest.mark.timeout(20_000)
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path, expected):
     rng, kills, rounds = random.Random(os.getpid()), 0, 0

@@ -91,8 +91,10 @@ def _check(parts: Parts, spec: PipelineSpec, context: Context, whole: bool) -> N
     """Everything that holds between sections; `whole` is false when some inputs could not be read."""
     for path, message in (
         *checks.time_problems(spec.file, spec.rules, spec),
+        *checks.order_problems(spec.file),
         *checks.rule_problems(spec.file, spec.rules),
         *checks.checkpoint_problems(spec),
+        *checks.secret_problems(spec),
         *checks.field_problems(spec),
     ):
         parts.report(path, message)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamrnn.core.segment import Chunks, encode, packed_objects
+from streamrnn.core.segment import BESIDE, Chunks, encode, packed_objects
 
 if TYPE_CHECKING:
     from streamrnn.core.key_names import Packed
@@ -48,6 +48,7 @@ class Frozen:
     def __init__(self, store: Store, waits: BoolArray, header: Mapping[str, Any]) -> None:
         self._store, self._waits, self._header = store, waits, header
         self._gone: Callable[[], Sequence[tuple[int, int]]] | None = store.keys.gone.frozen()
+        self._beside = store.beside.frozen() if store.beside is not None else None
         self._next = self._parts = 0
         self._pieces: list[Piece] = []
         self.bytes = 0
@@ -78,8 +79,9 @@ class Frozen:
         pieces, self._pieces, self.bytes = self._pieces or [self._piece(np.zeros(0, np.int64))], [], 0
         header = {**self._header, "part": self._parts}
         gone, self._gone = self._gone, None
+        beside, self._beside = self._beside, None
         self._parts += 1
-        return partial(encode_pieces, header, pieces, gone)
+        return partial(encode_pieces, header, pieces, gone, beside)
 
     def _copy(self, rows: IntArray) -> None:
         if len(rows):
@@ -103,8 +105,12 @@ def encode_pieces(
     header: Mapping[str, Any],
     pieces: Sequence[Piece],
     gone: Callable[[], Sequence[tuple[int, int]]] | None,
+    beside: Callable[[], Mapping[str, Array]] | None = None,
 ) -> Chunks:
-    """A part of a segment, of at least one piece; `gone`, hash and cause each, stands in the first part."""
+    """A part of a segment, of at least one piece.
+
+    `gone`, hash and cause each, and what is kept `beside` the keys stand in the first part.
+    """
     lengths = np.concatenate([piece.keys.lengths for piece in pieces])
     tensors: dict[str, Sequence[Array]] = {
         "rows": [piece.rows for piece in pieces],
@@ -116,6 +122,8 @@ def encode_pieces(
         names = gone()
         tensors["gone.hash"] = [np.array([name for name, _ in names], np.uint64)]
         tensors["gone.cause"] = [np.array([cause for _, cause in names], np.int64)]
+    if beside is not None:
+        tensors |= {f"{BESIDE}{name}": [array] for name, array in beside().items()}
     for name, column in pieces[0].columns.items():
         columns = [piece.columns[name] for piece in pieces]
         if column.dtype == object:

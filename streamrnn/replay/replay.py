@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from streamrnn.build import build_pipeline
+from streamrnn.commit import control
+from streamrnn.commit.control import apply_reset
+from streamrnn.commit.parking import Parking, Parks
 from streamrnn.context import ManualClock
 from streamrnn.events import Block, Mark, Origin
-from streamrnn.pipeline import Parts, Served, serve
+from streamrnn.pipeline import Parts, Served, mark, rest, serve
 from streamrnn.ports import EndOfStream
-from streamrnn.replay.until import Until, head
+from streamrnn.replay.until import Until
 
 if TYPE_CHECKING:
+    from streamrnn.commit.control import Entry
     from streamrnn.config.spec import PipelineSpec
     from streamrnn.context import Context
     from streamrnn.events import OutBlock
     from streamrnn.registry import Registry
 
-_NO_MARKS = ("stdin", "socket")
+_NO_MARKS = ("stdin", "socket", "http", "websocket")
 """Sources of which the end of a file that recorded them is none of their own."""
 
 
@@ -30,6 +35,7 @@ class Replay:
 
     `parts` are those of the pipeline but for the sink and the file of refused events; between two blocks the
     state of its keys is in `parts.shards`. `limit` bounds the events of a block: with 1 every step is seen.
+    What the pipeline has parked is refused here too, under whatever name its recorded data has.
     """
 
     parts: Parts
@@ -37,15 +43,19 @@ class Replay:
     keeps_marks: bool
     until: Until | None = None
     limit: int | None = None
+    by_hand: deque[Entry] = field(default_factory=deque)
+    """What was asked of the job from outside the stream, each behind so many accepted events."""
 
     def __iter__(self) -> Iterator[Served]:
         while not self._is_over:
+            room = self._obey()
             try:
-                found = self.parts.source.read(self.limit or self.parts.max_batch_events, 0)
+                found = self.parts.source.read(min(room, self.limit or self.parts.max_batch_events), 0)
             except EndOfStream:
+                yield from rest(self.parts)
                 return
             if isinstance(found, Mark):
-                self._mark(found)
+                yield from self._mark(found)
             elif found:
                 yield from self._serve(found)
 
@@ -55,22 +65,33 @@ class Replay:
             closing.callback(self.parts.source.close)
             closing.callback(self.parts.backend.close)
 
+    def _obey(self) -> int:
+        """Do what is due by hand; how many records may be read until the next of it."""
+        shards = self.parts.shards
+        while self.by_hand:
+            if (room := self.by_hand[0].events - shards.events) > 0:
+                return room
+            command = self.by_hand.popleft().command
+            if "reset" in command:
+                apply_reset(shards, command["reset"], lambda core, told: core.mark(told))
+        return self.parts.max_batch_events
+
     @property
     def _is_over(self) -> bool:
         return self.until is not None and self.until.reached
 
-    def _mark(self, mark: Mark) -> None:
+    def _mark(self, told: Mark) -> Iterator[Served]:
         if self.until is not None:
-            self.until.left(mark.origin)
+            self.until.left(told.origin)
         if self.keeps_marks and not self._is_over:
-            self.parts.shards.mark(mark)
+            yield from mark(self.parts, told)
 
     def _serve(self, block: Block) -> Iterator[Served]:
         count = len(block) if self.until is None else self.until.cut(block, self.parts)
         # Limits on time go by the kind of source; the commit knows it under the name it had.
         block.origin = Origin(self.source_name, block.origin.partition)
         if count:
-            yield serve(self.parts, block if count == len(block) else head(block, count))
+            yield from serve(self.parts, block.part(0, count))
 
 
 def build_replay(spec: PipelineSpec, registry: Registry, context: Context, original: PipelineSpec) -> Replay:
@@ -82,6 +103,9 @@ def build_replay(spec: PipelineSpec, registry: Registry, context: Context, origi
     context = replace(context, clock=ManualClock())
     parts = build_pipeline(alone, registry, context, sink=_Nowhere()).parts
     name, options = original.source.component.name, original.source.options
+    if original.file.checkpoint is not None:
+        entries, _ = control.read(context.fs, context.path(original.file.checkpoint.dir))
+        parts.watch = Parks(Parking.of(entries))
     keeps_marks = name not in _NO_MARKS and not getattr(options, "follow", False)
     return Replay(parts, name, keeps_marks)
 
