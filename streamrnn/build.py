@@ -151,6 +151,7 @@ def core_limits(spec: PipelineSpec) -> Limits:
     limits, ticks = spec.file.limits, spec.ticks_per_s
     return Limits(
         max_keys=limits.max_keys,
+        refuse_new=limits.on_full == "refuse",
         idle=None if limits.idle_s is None else int(limits.idle_s * ticks),
         max_ahead=None if limits.max_ahead_s is None else int(limits.max_ahead_s * ticks),
         max_state_norm=limits.max_state_norm,

@@ -207,9 +207,14 @@ class Rejected:
 
 @dataclass(slots=True)
 class Report:
-    """What one turn of the pipeline did; `events` were read, `outputs` of them were served."""
+    """What one turn of the pipeline did; `events` were read, `outputs` of them were served.
+
+    `evicted` and `expired` count the keys that were forgotten since the run began.
+    """
 
     events: int = 0
     outputs: int = 0
     live_keys: int = 0
     rejected: tuple[Rejected, ...] = ()
+    evicted: int = 0
+    expired: int = 0

@@ -138,22 +138,27 @@ class Pipeline:
             return None
         if isinstance(block, Mark):
             parts.shards.mark(block)
-            return Report(live_keys=len(parts.shards))
+            return self._report()
         if block:
             return self._serve(block)
         self._idle()
-        return Report(live_keys=len(parts.shards))
+        return self._report()
 
     def _serve(self, block: Block) -> Report:
         self.doing = "serve"
         served = serve(self.parts, block)
         self.doing = "write"
         self.parts.sink.write(served.out)
-        report = Report(len(block), len(served.out), len(self.parts.shards), served.out.rejected)
-        self._report(block, report)
+        report = self._report(len(block), len(served.out), served.out.rejected)
+        self._tell(block, report)
         return report
 
-    def _report(self, block: Block, report: Report) -> None:
+    def _report(self, events: int = 0, outputs: int = 0, rejected: tuple[Rejected, ...] = ()) -> Report:
+        shards = self.parts.shards
+        evicted, expired = shards.forgotten
+        return Report(events, outputs, len(shards), rejected, evicted, expired)
+
+    def _tell(self, block: Block, report: Report) -> None:
         if report.rejected:
             self.parts.rejects.write(report.rejected)
             self._observe("streamrnn_events_rejected", origin=block.origin, rejected=report.rejected)

@@ -41,6 +41,7 @@ CODES = {
     "csv": (r"^expected quotes around|^expected \d+ fields", "quotes or the number of fields are wrong"),
     "ahead": (r"^time: further ahead", "later than `limits.max_ahead_s` allows"),
     "time": (r": expected a (time|whole number)", "no time, or one out of range"),
+    "full": (r"^key: a new one, and limits", "a new key, `limits.max_keys` are held, and `on_full: refuse`"),
     "key": (r": (expected a key|a key of more than)", "no key, or one too long"),
     "field_too_long": (r": a reset rule keeps at most", "a field that a rule keeps is too long"),
     "missing_field": (r": missing;", "a field is missing or null"),

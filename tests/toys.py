@@ -170,6 +170,7 @@ def make_case(seed: int) -> Case:
     maybe = lambda value, p=0.5: value if rng.random() < p else None  # noqa: E731
     limits = Limits(
         max_keys=rng.choice([1, 2, 3, 5, 8, 1000]),
+        refuse_new=random.Random(-seed).random() < 0.25,
         idle=maybe(rng.randint(3, 40)),
         max_ahead=maybe(rng.randint(5, 30), 0.3),
         max_state_norm=maybe(rng.choice([50.0, 500.0]), 0.2),

@@ -126,7 +126,12 @@ class Model(Typed):
 class Limits(Section):
     """Ceilings. Every one has a name and a default."""
 
-    max_keys: int = Field(1_000_000, ge=1, description="keys held at once; the oldest makes room")
+    max_keys: int = Field(1_000_000, ge=1, description="keys held at once")
+    on_full: Literal["evict_oldest", "refuse"] = Field(
+        "evict_oldest",
+        description="what a new key does once there are so many: it takes the place of the one whose last "
+        "event is oldest, or its events are refused",
+    )
     idle_s: float | None = Field(None, gt=0, le=LONGEST_S, description="a key unheard for longer starts anew")
     max_ahead_s: float | None = Field(
         None, gt=0, le=LONGEST_S, description="how far an event may run ahead of the rest"

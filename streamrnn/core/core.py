@@ -10,6 +10,7 @@ import numpy as np
 
 from streamrnn.core import segment
 from streamrnn.core.boundaries import Asking, Boundaries, Carried, Rules
+from streamrnn.core.keys import Placing
 from streamrnn.core.links import Links, link
 from streamrnn.core.lives import Lives, find_lives, timeless, too_far_ahead
 from streamrnn.core.schedule import Segments, cut, steps_between
@@ -18,7 +19,7 @@ from streamrnn.core.single import SingleServer
 from streamrnn.core.store import Store
 from streamrnn.errors import ModelError
 from streamrnn.events import Batch, Outputs
-from streamrnn.limits import CONTROL, MAX_RULES, Elapsed, Limits
+from streamrnn.limits import CONTROL, EXPIRED, MAX_RULES, Elapsed, Limits
 from streamrnn.values import canonical_column, oversized
 
 if TYPE_CHECKING:
@@ -28,11 +29,16 @@ if TYPE_CHECKING:
     from streamrnn.rules import ResetRule
 
 
+AHEAD = "time: further ahead of the largest seen than limits.max_ahead_s allows"
+FULL = "key: a new one, and limits.max_keys are held; limits.on_full says refuse"
+
+
 @dataclass(slots=True)
 class Plan:
     """A batch on its way through the core, nothing of it stored yet. All but `batch` in sorted order."""
 
     batch: Batch
+    placing: Placing
     links: Links
     lives: Lives
     bounds: Boundaries
@@ -67,6 +73,11 @@ class Core:
     def __len__(self) -> int:
         """Live keys."""
         return len(self.store.keys)
+
+    @property
+    def forgotten(self) -> tuple[int, int]:
+        """Keys that were evicted, and those that expired, since this core was made."""
+        return self.store.keys.evicted, self.store.keys.expired
 
     @property
     def cause_names(self) -> tuple[str, ...]:
@@ -138,7 +149,6 @@ class Core:
             plan = self._plan(part, fields if whole else {path: c[index] for path, c in fields.items()})
             if not plan.served.refused:
                 return self._commit(plan, index, refused | ahead)
-            self.store.keys.undo()
             certain = self._certain(plan)
             if not certain:
                 middle = len(batch) // 2
@@ -170,23 +180,39 @@ class Core:
         return refused
 
     def _admit(self, batch: Batch, refused: Mapping[int, str]) -> tuple[IntArray, dict[int, str]]:
-        """Indices of the events that may enter, and those too far ahead in time with the reason."""
+        """Indices of the events that may enter, and with the reason those too far ahead or without room."""
         index = np.arange(len(batch))
         if refused:
             index = np.delete(index, sorted(refused))
+        full = index[:0]
+        while True:
+            ahead = self._ahead(batch, np.setdiff1d(index, full, assume_unique=True))
+            entering = np.setdiff1d(index, ahead, assume_unique=True)
+            now = self._without_room(batch, entering)
+            # Whoever finds no room moves no clock, and whoever is too far ahead takes no room.
+            if self.limits.max_ahead is None or np.array_equal(now, full):
+                entering = np.setdiff1d(entering, now, assume_unique=True)
+                return entering, dict.fromkeys(ahead.tolist(), AHEAD) | dict.fromkeys(now.tolist(), FULL)
+            full = now
+
+    def _ahead(self, batch: Batch, index: IntArray) -> IntArray:
         ahead = self.limits.max_ahead
         if batch.time is None or ahead is None or not len(index):
-            return index, {}
-        far = too_far_ahead(batch.time[index], self.store.largest.get(batch.source), ahead)
-        reason = "time: further ahead of the largest seen than limits.max_ahead_s allows"
-        return np.delete(index, far), dict.fromkeys(index[far].tolist(), reason)
+            return index[:0]
+        return index[too_far_ahead(batch.time[index], self.store.largest.get(batch.source), ahead)]
+
+    def _without_room(self, batch: Batch, index: IntArray) -> IntArray:
+        keys = self.store.keys
+        if not self.limits.refuse_new or len(keys) + len(index) <= self.limits.max_keys:
+            return index[:0]
+        return index[keys.without_room([batch.keys[i] for i in index.tolist()])]
 
     def _plan(self, batch: Batch, fields: Mapping[str, Array]) -> Plan:
         """rows -> links -> resets -> keyed features -> segments -> step and scan."""
         store = self.store
-        rows, first = store.keys.assign(batch.keys, store.columns["sequence"])
-        store.grow(len(store.keys.names))
-        links = link(rows)
+        placing = store.keys.place(batch.keys, store.columns["sequence"])
+        store.grow(int(placing.rows.max()) + 1)
+        links, first = link(placing.rows), placing.first
         order = links.order
         time = np.zeros(len(batch), np.int64) if batch.time is None else batch.time[order]
         expiry = self._expiry(batch.time, order)
@@ -202,7 +228,7 @@ class Core:
         inputs = self._keyed_features(batch, links, lives, bounds, time)
         segments = cut(links, bounds)
         served = self._server.run(segments, inputs)
-        return Plan(batch, links, lives, bounds, carried, fields, given, segments, served)
+        return Plan(batch, placing, links, lives, bounds, carried, fields, given, segments, served)
 
     def _expiry(self, time: IntArray | None, order: IntArray) -> IntArray | None:
         """In sorted order: the time before which a key's last event is too long ago."""
@@ -232,6 +258,10 @@ class Core:
     def _commit(self, plan: Plan, index: IntArray, refused: dict[int, str]) -> Outputs:
         """Store everything the batch changed, and sort its answer back into the batch's order."""
         self.store.before(plan.links.rows)
+        if self.limits.idle is not None:
+            began = plan.placing.first[plan.links.order] != 0
+            self.store.keys.expired += int(((plan.lives.cause == EXPIRED) & ~began).sum())
+        self.store.keys.accept(plan.placing)
         for rows, state, mask in plan.served.puts:
             self.store.slab.put(rows, state, mask)
         steps = self._steps(plan)

@@ -47,7 +47,7 @@ class Frozen:
 
     def __init__(self, store: Store, waits: BoolArray, header: Mapping[str, Any]) -> None:
         self._store, self._waits, self._header = store, waits, header
-        self._gone: Callable[[], Sequence[tuple[int, int]]] | None = store.keys.gone.frozen()
+        self._gone: Callable[[], tuple[Array, Array]] | None = store.keys.gone.frozen()
         self._next = self._parts = 0
         self._pieces: list[Piece] = []
         self.bytes = 0
@@ -102,9 +102,9 @@ class Frozen:
 def encode_pieces(
     header: Mapping[str, Any],
     pieces: Sequence[Piece],
-    gone: Callable[[], Sequence[tuple[int, int]]] | None,
+    gone: Callable[[], tuple[Array, Array]] | None,
 ) -> Chunks:
-    """A part of a segment, of at least one piece; `gone`, hash and cause each, stands in the first part."""
+    """A part of a segment, of at least one piece; `gone`, hashes and causes, stands in the first part."""
     lengths = np.concatenate([piece.keys.lengths for piece in pieces])
     tensors: dict[str, Sequence[Array]] = {
         "rows": [piece.rows for piece in pieces],
@@ -113,9 +113,8 @@ def encode_pieces(
         "key.offsets": [np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])],
     }
     if gone is not None:
-        names = gone()
-        tensors["gone.hash"] = [np.array([name for name, _ in names], np.uint64)]
-        tensors["gone.cause"] = [np.array([cause for _, cause in names], np.int64)]
+        names, causes = gone()
+        tensors |= {"gone.hash": [names], "gone.cause": [causes]}
     for name, column in pieces[0].columns.items():
         columns = [piece.columns[name] for piece in pieces]
         if column.dtype == object:

@@ -88,8 +88,7 @@ def read(store: Store, segments: Iterable[bytes]) -> str | None:
         store.largest = dict(header["largest"])
         store.epochs = {int(bits): epoch for bits, epoch in header["epochs"].items()}
         if "gone.hash" in tensors:
-            gone = zip(tensors["gone.hash"].tolist(), tensors["gone.cause"].tolist(), strict=True)
-            store.keys.gone.load(list(gone), header["forgot"])
+            store.keys.gone.load(tensors["gone.hash"], tensors["gone.cause"], header["forgot"])
     store.keys.rebuild()
     store.dirty.clear()
     return note

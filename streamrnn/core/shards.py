@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class Shards:
     def __init__(self, new_core: Callable[[], Core], partitioned: bool) -> None:
         self._new_core, self.partitioned = new_core, partitioned
         self._cores: dict[str, Core] = {}
+        self._forgotten = (0, 0)
         self.forget()
 
     def forget(self) -> None:
@@ -51,7 +52,8 @@ class Shards:
 
     def drop(self, partition: str) -> None:
         """Forget the core of a partition that others serve from now on."""
-        self._cores.pop(partition, None)
+        if core := self._cores.pop(partition, None):
+            self._forgotten = _sum([self._forgotten, core.forgotten])
 
     def mark(self, mark: Mark) -> None:
         """Between batches: the end of a partition means that partition; any other mark, all of them."""
@@ -62,6 +64,11 @@ class Shards:
             core.mark(mark)
 
     @property
+    def forgotten(self) -> tuple[int, int]:
+        """Keys that were evicted, and those that expired, since the run began."""
+        return _sum([self._forgotten, *(core.forgotten for core in self._cores.values())])
+
+    @property
     def events(self) -> int:
         """Events that were accepted, in all partitions."""
         return sum(core.store.sequence for core in self._cores.values())
@@ -69,3 +76,7 @@ class Shards:
     def moment(self) -> Mapping[str, object]:
         """What differs between two moments if anything happened to the state between them."""
         return {name: (core.store.sequence, dict(core.store.epochs)) for name, core in self.items()}
+
+
+def _sum(pairs: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return sum(first for first, _ in pairs), sum(second for _, second in pairs)

@@ -87,7 +87,7 @@ class Store:
         if self._frozen is not None:
             self._frozen.before(rows)
             if self._frozen.taken:
-                self._frozen = self.keys.changing = None
+                self._frozen = None
         self.dirty.touch(rows)
 
     def freeze(self, base: bool) -> Frozen:
@@ -97,7 +97,6 @@ class Store:
         used = len(self.keys.names)
         waits = self.columns["sequence"][:used] > 0 if base else self.dirty.rows(used)
         self._frozen = Frozen(self, waits, segment.header_of(self, base))
-        self.keys.changing = self._frozen.before
         self.dirty.clear()
         return self._frozen
 
@@ -153,6 +152,5 @@ class Store:
         rows = np.flatnonzero((sequence > 0) & (log_time - self.columns["last_time"] > idle))
         rows = rows[np.argsort(sequence[rows])]
         self.before(rows)
-        for row in rows.tolist():
-            self.keys.release(row, EXPIRED)
+        self.keys.release(rows, EXPIRED)
         self.columns.clear(rows)
