@@ -25,10 +25,12 @@ class Limits:
     of the largest time of its source. `remember_evicted` keys are told from new ones when they come back.
     Rows of idle keys are freed after every `collect_every` accepted events. With `refuse_new`, events of a
     new key are refused once there are `max_keys`, instead of evicting the key whose last event is oldest.
+    `hot_keys` of them, at least 4, are in memory where there is a place for the others.
     """
 
     max_keys: int = 1_000_000
     refuse_new: bool = False
+    hot_keys: int | None = None
     idle: int | None = None
     max_ahead: int | None = None
     max_state_norm: float | None = None

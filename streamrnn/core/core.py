@@ -24,6 +24,7 @@ from streamrnn.values import canonical_column, oversized
 
 if TYPE_CHECKING:
     from streamrnn.backend import Backend
+    from streamrnn.cold import ColdStore
     from streamrnn.core.frozen import Frozen
     from streamrnn.events import Array, IntArray, Mark
     from streamrnn.rules import ResetRule
@@ -61,12 +62,13 @@ class Core:
         rules: Sequence[ResetRule] = (),
         elapsed: Sequence[Elapsed] = (),
         limits: Limits | None = None,
+        cold: ColdStore | None = None,
     ) -> None:
         if len(rules) > MAX_RULES:
             raise ModelError(f"at most {MAX_RULES} reset rules, found {len(rules)}")
         self.backend, self.elapsed, self.limits = backend, tuple(elapsed), limits or Limits()
         self.rules = Rules(rules)
-        self.store = Store(backend, rules, self.limits)
+        self.store = Store(backend, rules, self.limits, cold)
         self._server = Server(backend, self.store.slab, self.limits.max_state_norm)
         self._single = SingleServer(self.store, self.rules, self._server, self.elapsed)
 
@@ -91,6 +93,8 @@ class Core:
             # Idle keys are collected at fixed numbers of events, so that no cut of the stream changes when.
             room = self.limits.collect_every - self.store.sequence % self.limits.collect_every
             stop = min(len(batch), start + room)
+            if self.store.tiers is not None:
+                stop = min(stop, start + self.store.tiers.most_events)
             parts.append((start, self._serve(_slice(batch, start, stop))))
             if len(parts[-1][1]) == room:
                 self.expire(max(self.store.largest.values(), default=0))
@@ -138,6 +142,8 @@ class Core:
             single = self._single.serve(batch)
             if single is not None:
                 return single
+        if self.store.tiers is not None:
+            self.store.tiers.warm(batch.keys)
         fields = {path: canonical_column(column) for path, column in batch.fields.items()}
         refused = self._oversized(fields)
         while True:
@@ -262,6 +268,8 @@ class Core:
             began = plan.placing.first[plan.links.order] != 0
             self.store.keys.expired += int(((plan.lives.cause == EXPIRED) & ~began).sum())
         self.store.keys.accept(plan.placing)
+        if self.store.tiers is not None:
+            self.store.tiers.number(plan.placing.taken)
         for rows, state, mask in plan.served.puts:
             self.store.slab.put(rows, state, mask)
         steps = self._steps(plan)

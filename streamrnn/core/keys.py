@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from streamrnn.core.oldest import Oldest
 from streamrnn.limits import NEW, UNKNOWN
 
 if TYPE_CHECKING:
+    from streamrnn.core.gone import Hashes
     from streamrnn.events import BoolArray, IntArray
 
 
@@ -45,11 +46,13 @@ class KeyTable:
         self.gone = Gone(remember)
         self.evicted = self.expired = 0
         """Keys that were forgotten since this table was made."""
+        self.elsewhere: Sized = ()
+        """Keys that count and have no row."""
         self._oldest = Oldest()
         self._free: list[int] = []
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.index) + len(self.elsewhere)
 
     def place(self, keys: Sequence[str], sequence: IntArray) -> Placing:
         """Where the keys of a batch are to lie.
@@ -87,24 +90,37 @@ class KeyTable:
         if not len(placing.taken):
             return
         self._remove(placing.freed)
-        new = int(placing.taken.max()) + 1 - len(self.names)
-        if new > 0:
-            held = len(self.names)
-            self.names.extend(new)
-            self._free[:0] = range(held + new - 1, held - 1, -1)
-        del self._free[len(self._free) - (len(placing.taken) - len(placing.freed)) :]
-        self.names.put(placing.taken, Packed.of(placing.keys))
-        self.index.add(placing.keys, placing.taken)
+        self._take(placing.keys, placing.taken, len(placing.taken) - len(placing.freed))
         if placing.change is not None:
             self.evicted += len(placing.change.added)
             self.gone.apply(placing.change)
 
-    def release(self, rows: IntArray, cause: int) -> None:
-        """Free rows for good and remember their keys with a cause bit, in this order."""
-        self.expired += len(rows)
-        self.gone.release(hashes_of(self.names.packed(rows).each()), cause)
+    def release(
+        self, rows: IntArray, cause: int, with_others: Callable[[Hashes], Hashes] = lambda own: own
+    ) -> None:
+        """Free rows for good and remember their keys with a cause bit, in this order.
+
+        `with_others` puts their hashes in order with those of keys that had no row.
+        """
+        hashes = with_others(hashes_of(self.names.packed(rows).each()))
+        self.expired += len(hashes)
+        self.gone.release(hashes, cause)
+        self.vacate(rows)
+
+    def vacate(self, rows: IntArray) -> None:
+        """Free rows whose keys are elsewhere from now on."""
         self._remove(rows)
         self._free += rows.tolist()
+
+    def occupy(self, keys: Sequence[str]) -> IntArray:
+        """Free rows for keys that were elsewhere until now."""
+        rows = self._free_rows(len(keys))
+        self._take(keys, rows, len(rows))
+        return rows
+
+    def look_again(self) -> None:
+        """Whose last event is oldest is not what it seemed: keys came from elsewhere."""
+        self._oldest.forget()
 
     def bind(self, rows: IntArray, live: BoolArray, keys: Packed) -> None:
         """Set what rows hold, when state is restored; those not `live` are free. `rebuild` follows."""
@@ -118,6 +134,17 @@ class KeyTable:
         self.index.rebuild()
         self._free = self.names.free()[::-1].tolist()
         self._oldest.forget()
+
+    def _take(self, keys: Sequence[str], rows: IntArray, free: int) -> None:
+        """Keys get rows, of which so many are those that `_free_rows` gives."""
+        new = int(rows.max()) + 1 - len(self.names)
+        if new > 0:
+            held = len(self.names)
+            self.names.extend(new)
+            self._free[:0] = range(held + new - 1, held - 1, -1)
+        del self._free[len(self._free) - free :]
+        self.names.put(rows, Packed.of(keys))
+        self.index.add(keys, rows)
 
     def _remove(self, rows: IntArray) -> None:
         self.index.remove(rows)

@@ -82,14 +82,19 @@ def read(store: Store, segments: Iterable[bytes]) -> str | None:
         header, tensors = parse(blob)
         note = _check(store, header, number) or note
         rows = tensors["rows"].copy()  # what the rest of the bytes become is only read from
-        store.grow(max(header.get("rows", 0), int(rows.max(initial=-1)) + 1))
-        _lay(store, rows, tensors)
+        if store.tiers is None:
+            store.grow(max(header.get("rows", 0), int(rows.max(initial=-1)) + 1))
+            _lay(store, rows, tensors)
+        else:
+            store.tiers.restore(rows, tensors["live"], tensors)
         store.sequence = header["sequence"]
         store.largest = dict(header["largest"])
         store.epochs = {int(bits): epoch for bits, epoch in header["epochs"].items()}
         if "gone.hash" in tensors:
             store.keys.gone.load(tensors["gone.hash"], tensors["gone.cause"], header["forgot"])
     store.keys.rebuild()
+    if store.tiers is not None:
+        store.tiers.settle()
     store.dirty.clear()
     return note
 
@@ -98,7 +103,7 @@ def header_of(store: Store, base: bool) -> dict[str, Any]:
     """What a segment of this moment says of itself; a part adds its number."""
     return {
         "format": FORMAT,
-        "rows": len(store.keys.names),
+        "rows": len(store.keys.names) if store.tiers is None else store.tiers.count,
         "kind": "base" if base else "delta",
         "fingerprint": store.fingerprint,
         "meaning": store.meaning,
