@@ -24,6 +24,7 @@ from streamrnn.rejects import RejectFile, RejectLog
 
 if TYPE_CHECKING:
     from streamrnn.backend import Backend, TensorSpec
+    from streamrnn.cold import ColdStore
     from streamrnn.context import Context
     from streamrnn.events import Block, Columns
     from streamrnn.offline import Offline
@@ -67,6 +68,7 @@ def _parts(
     rules = reset_rules(spec)
     stage = event_stage(spec, backend, rules, context)
     elapsed, limits = elapsed_features(spec, context), core_limits(spec)
+    open_cold = _cold_opener(spec, context)
     decoder: Codec = _build(spec.decode, context)
     encoder: Codec = _build(spec.encode, context)
     source = source or build_source(spec, context, decoder)
@@ -83,7 +85,9 @@ def _parts(
         event=stage,
         backend_name=backend.label or spec.model.component.name,
         backend=backend,
-        shards=Shards(lambda: Core(backend, rules, elapsed, limits), getattr(source, "partitioned", False)),
+        shards=Shards(
+            lambda: Core(backend, rules, elapsed, limits, open_cold()), getattr(source, "partitioned", False)
+        ),
         encode=encode_stage(spec, backend),
         format=encoder.encoder(),
         sink=sink,
@@ -157,7 +161,16 @@ def core_limits(spec: PipelineSpec) -> Limits:
         max_state_norm=limits.max_state_norm,
         max_value_bytes=limits.max_value_bytes,
         remember_evicted=limits.remember_evicted,
+        hot_keys=spec.file.state.hot_keys,
     )
+
+
+def _cold_opener(spec: PipelineSpec, context: Context) -> Callable[[], ColdStore | None]:
+    """What gives each core a place for its cold keys, if there is a tier for them."""
+    folder = spec.file.state.dir
+    if folder is None:
+        return lambda: None
+    return context.cold(context.path(folder), spec.file.limits.idle_s is not None)
 
 
 def event_stage(spec: PipelineSpec, backend: Backend, rules: list[ResetRule], context: Context) -> EventStage:

@@ -93,19 +93,23 @@ class LmdbStore:
     """
 
     def __init__(self, folder: Path, timed: bool) -> None:
+        self._folder, self._count, self._timed = folder, 0, timed
+        self._env: Any = None
+
+    def _open(self) -> None:
+        """Nothing is made before the first key goes cold."""
         import lmdb
 
-        self._count, self._timed = 0, timed
+        self._failed = lmdb.Error
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="cold-", dir=folder) as scratch:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="cold-", dir=self._folder) as scratch:
                 # Nothing of it has to survive, so nothing is ever synced.
-                self._env: Any = lmdb.open(
+                self._env = lmdb.open(
                     scratch, map_size=_MAP_BYTES, max_dbs=3, sync=False, metasync=False, meminit=False
                 )
         except (OSError, lmdb.Error) as error:
-            raise StateError(f"state: {folder}: cannot keep keys there: {error}") from error
-        self._failed = lmdb.Error
+            raise StateError(f"state: {self._folder}: cannot keep keys there: {error}") from error
         self._values, self._digests, self._times = (self._env.open_db(name) for name in (b"v", b"d", b"t"))
 
     def __len__(self) -> int:
@@ -113,6 +117,8 @@ class LmdbStore:
 
     def put(self, keys: Sequence[Cold]) -> None:
         """See `ColdStore`."""
+        if self._env is None:
+            self._open()
         numbers = [_number(key.sequence) for key in keys]
         with self._writing() as txn:
             pairs = [
@@ -129,6 +135,8 @@ class LmdbStore:
 
     def pop(self, digests: Sequence[bytes]) -> list[bytes]:
         """See `ColdStore`."""
+        if not self._count:
+            return []
         with self._env.begin() as txn:
             numbers = [number for _, number in txn.cursor(self._digests).getmulti(sorted(digests))]
         return self._pop(numbers)
@@ -152,6 +160,8 @@ class LmdbStore:
 
     def ends(self, count: int, newest: bool = False) -> list[int]:
         """See `ColdStore`."""
+        if not self._count:
+            return []
         with self._env.begin() as txn:
             cursor = txn.cursor(self._values)
             keys = (cursor.iterprev if newest else cursor.iternext)(keys=True, values=False)
@@ -159,7 +169,9 @@ class LmdbStore:
 
     def before(self, time: int) -> list[int]:
         """See `ColdStore`."""
-        limit, found = _number(time), []
+        limit, found = _number(time), list[int]()
+        if not self._count:
+            return found
         with self._env.begin() as txn:
             for key in txn.cursor(self._times).iternext(keys=True, values=False):
                 if key[:_NUMBER_BYTES] >= limit:
@@ -169,7 +181,7 @@ class LmdbStore:
 
     def snapshot(self) -> Snapshot:
         """See `ColdStore`."""
-        return _LmdbSnapshot(self._env.begin(), self._values)
+        return _LmdbSnapshot(self._env.begin(), self._values) if self._count else _Nothing()
 
     def _writing(self) -> Any:
         return _Writing(self._env.begin(write=True), self._failed)
@@ -216,6 +228,15 @@ class _LmdbSnapshot:
     def close(self) -> None:
         """See `Snapshot`."""
         self._txn.abort()
+
+
+class _Nothing:
+    def each(self, sequences: Sequence[int] | None, count: int) -> Iterator[list[bytes]]:
+        """See `Snapshot`."""
+        yield []
+
+    def close(self) -> None:
+        """See `Snapshot`."""
 
 
 def _number(number: int) -> bytes:

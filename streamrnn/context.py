@@ -19,9 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from streamrnn.cold import lmdb_opener
 from streamrnn.errors import ModelError
 
 if TYPE_CHECKING:
+    from streamrnn.cold import ColdStore
     from streamrnn.hookspecs import Component
 
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
@@ -344,6 +346,8 @@ class Context:
     """How many commits stay of a pipeline with `checkpoint`; 0 without."""
     aside: Callable[[Callable[[], None]], Pending] = field(default_factory=Thread)
     """Begins work that the stream need not wait for."""
+    cold: Callable[[Path, bool], Callable[[], ColdStore]] = lmdb_opener
+    """Asked for what opens places for cold keys, in a folder; see `streamrnn.cold`."""
     stdin: Stream = field(default_factory=lambda: DescriptorStream(0))
     stdout: Stream = field(default_factory=lambda: DescriptorStream(1))
 

@@ -92,6 +92,7 @@ def _check(parts: Parts, spec: PipelineSpec, context: Context, whole: bool) -> N
     for path, message in (
         *checks.time_problems(spec.file, spec.rules, spec),
         *checks.rule_problems(spec.file, spec.rules),
+        *checks.state_problems(spec.file),
         *checks.checkpoint_problems(spec),
         *checks.field_problems(spec),
     ):

@@ -147,6 +147,18 @@ class Limits(Section):
     )
 
 
+class State(Section):
+    """Where the state of keys is while it is not asked for."""
+
+    tiers: list[Literal["memory", "disk"]] = Field(
+        ["memory"], description="`[memory, disk]` lets keys that are silent go to the disk"
+    )
+    hot_keys: int | None = Field(
+        None, ge=4, description="with `[memory, disk]`, how many keys are in memory, those heard last"
+    )
+    dir: Path | None = Field(None, description="with `[memory, disk]`, a folder with room for all others")
+
+
 class DeadLetter(Section):
     """Where refused events go; without it, their reasons go to the log."""
 
@@ -195,6 +207,7 @@ class PipelineFile(Section):
     sink: Typed = Field(description="where outputs go, such as {type: stdout}")
     dead_letter: DeadLetter | None = Field(None, description="where refused events go")
     checkpoint: Checkpoint | None = Field(None, description="where commits are kept, to go on after a stop")
+    state: State = Field(default=State.model_construct(), description="where the state of silent keys is")
     limits: Limits = Field(default=Limits.model_construct(), description="ceilings")
     numerics: Literal["batch_invariant", "approximate"] | None = Field(
         None, description="batch_invariant refuses a model whose answers depend on the batch"

@@ -118,6 +118,9 @@ class Tiers:
             name: _column(name, column, tensors, live) for name, column in self._store.columns.arrays.items()
         }
         keys = Packed.cut(tensors["key.bytes"], np.diff(tensors["key.offsets"])).where(live).each()
+        # A key that went and came back has another number; the part that frees the former may come later.
+        moved = self.cold.pop([_digest(key) for key in keys])
+        where[self._packing.unpack(moved).numbers] = 0
         state = {name[6:]: array[live] for name, array in tensors.items() if name.startswith("state.")}
         where[numbers] = 0
         where[numbers[live]] = columns["sequence"]
