@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamrnn import encode as e
+from streamrnn.ceilings import check_memory, cold_opener, reserve_of
 from streamrnn.config import checks
 from streamrnn.config import model as m
 from streamrnn.config.problems import Path, from_option_error, problem
@@ -24,7 +25,6 @@ from streamrnn.rejects import RejectFile, RejectLog
 
 if TYPE_CHECKING:
     from streamrnn.backend import Backend, TensorSpec
-    from streamrnn.cold import ColdStore
     from streamrnn.context import Context
     from streamrnn.events import Block, Columns
     from streamrnn.offline import Offline
@@ -68,16 +68,23 @@ def _parts(
     rules = reset_rules(spec)
     stage = event_stage(spec, backend, rules, context)
     elapsed, limits = elapsed_features(spec, context), core_limits(spec)
-    open_cold = _cold_opener(spec, context)
+    open_cold = cold_opener(spec, context)
     decoder: Codec = _build(spec.decode, context)
     encoder: Codec = _build(spec.encode, context)
     source = source or build_source(spec, context, decoder)
     opened.callback(source.close)
     decode = _decode(decoder, spec, stage, source)
+    reserve = None
+    if sink is None:  # else nothing is written
+        reserve = reserve_of(spec, context)
     sink = sink or _build(spec.sink, context)
     opened.callback(sink.close)
     _attach(spec, sink, source, encoder)
     rejects = RejectFile(dead_letter.path, context) if dead_letter else RejectLog(context)
+    shards = Shards(
+        lambda: Core(backend, rules, elapsed, limits, open_cold()), getattr(source, "partitioned", False)
+    )
+    check_memory(spec, context, shards)
     return Parts(
         name=spec.name,
         source=source,
@@ -85,15 +92,14 @@ def _parts(
         event=stage,
         backend_name=backend.label or spec.model.component.name,
         backend=backend,
-        shards=Shards(
-            lambda: Core(backend, rules, elapsed, limits, open_cold()), getattr(source, "partitioned", False)
-        ),
+        shards=shards,
         encode=encode_stage(spec, backend),
         format=encoder.encoder(),
         sink=sink,
         rejects=rejects,
         verdict=verdict,
         max_batch_events=spec.file.limits.max_batch_events,
+        reserve=reserve,
     )
 
 
@@ -163,14 +169,6 @@ def core_limits(spec: PipelineSpec) -> Limits:
         remember_evicted=limits.remember_evicted,
         hot_keys=spec.file.state.hot_keys,
     )
-
-
-def _cold_opener(spec: PipelineSpec, context: Context) -> Callable[[], ColdStore | None]:
-    """What gives each core a place for its cold keys, if there is a tier for them."""
-    folder = spec.file.state.dir
-    if folder is None:
-        return lambda: None
-    return context.cold(context.path(folder), spec.file.limits.idle_s is not None)
 
 
 def event_stage(spec: PipelineSpec, backend: Backend, rules: list[ResetRule], context: Context) -> EventStage:

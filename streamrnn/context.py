@@ -160,6 +160,13 @@ class FileSystem:
         """At most `size` bytes from `position` on; fewer only at the end of the file."""
         return os.pread(file.fileno(), size, position)
 
+    def free_bytes(self, path: Path) -> int:
+        """How much this user may still write to the disk that `path` lies on or would lie on."""
+        while not path.exists() and path != path.parent:
+            path = path.parent
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
     def truncate(self, file: BinaryIO, size: int) -> None:
         """Cut a file that is open for writing to its first `size` bytes."""
         os.ftruncate(file.fileno(), size)

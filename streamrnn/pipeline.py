@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from streamrnn.events import Column, Columns, IntArray
     from streamrnn.ports import Sink, Source
     from streamrnn.rejects import Rejects
+    from streamrnn.reserve import Reserve
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Parts:
     rejects: Rejects
     verdict: Verdict
     max_batch_events: int
+    reserve: Reserve | None = None
 
 
 class Committer(Protocol):
@@ -132,6 +134,10 @@ class Pipeline:
         while self.commands:
             parts.shards.mark(self.commands.popleft())
         self.doing = "read"
+        if parts.reserve is not None and wait_ms and parts.reserve.is_short():
+            self._idle()
+            parts.reserve.wait(wait_ms)
+            return self._report()
         try:
             block = parts.source.read(parts.max_batch_events, wait_ms)
         except EndOfStream:

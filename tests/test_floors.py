@@ -11,9 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "streamrnn"
 FLOORS = {
     0: "errors formats events backend offline ports rules hookspecs context notices values limits layers "
     "prefix output_file matching refusals cold",
-    1: "definition resets features codecs sources sinks backends core builtins encode rejects net log",
+    1: "definition resets features codecs sources sinks backends core builtins encode rejects net log "
+    "reserve memory",
     2: "config registry event",
-    3: "auto build commit explain export pipeline verify replay letters",
+    3: "auto build ceilings commit explain export pipeline verify replay letters",
     4: "testing pipeline_tests cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -32,6 +32,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "elapsed": ElapsedOptions,
     "model": m.Model,
     "encode": m.Encode,
+    "state": m.State,
     "limits": m.Limits,
     "dead_letter": m.DeadLetter,
     "checkpoint": m.Checkpoint,

@@ -142,6 +142,14 @@ class Limits(Section):
     max_value_bytes: int = Field(1024, ge=1, description="longest value that a rule keeps")
     max_line_bytes: int = Field(1_048_576, ge=16, description="longest record")
     max_batch_events: int = Field(1024, ge=1, le=65_536, description="most events served at once")
+    max_memory_bytes: int | None = Field(
+        None, ge=1, description="a pipeline does not start if its keys may come to need more"
+    )
+    disk_reserve_bytes: int = Field(
+        33_554_432,
+        ge=0,
+        description="bytes to be left on each disk that is written to; with fewer, nothing is read",
+    )
     grace_s: float = Field(
         10, gt=0, le=86_400, description="longest that a stop by SIGTERM or SIGINT may take"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from streamrnn.core.footprint import footprint_bytes
+
 if TYPE_CHECKING:
     from streamrnn.core.core import Core
     from streamrnn.events import Mark, Origin
@@ -62,6 +64,11 @@ class Shards:
             return
         for _, core in self.items():
             core.mark(mark)
+
+    @property
+    def footprint_bytes(self) -> int:
+        """About how much memory the keys of one partition take at most."""
+        return footprint_bytes((next(iter(self._cores.values()), None) or self._new_core()).store)
 
     @property
     def forgotten(self) -> tuple[int, int]:

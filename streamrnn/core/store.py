@@ -83,17 +83,20 @@ class Store:
         for names, rule in zip(self.rule_columns, rules, strict=True):
             dtypes |= {names[name]: dtype for name, dtype in rule.columns.items()}
         self.columns = Columns(dtypes)
-        self._most_rows = limits.max_keys if cold is None else limits.hot_keys or limits.max_keys
-        capacity = min(_FIRST_CAPACITY, self._most_rows)
+        self.most_rows = limits.max_keys if cold is None else limits.hot_keys or limits.max_keys
+        """Rows that there may be at once."""
+        capacity = min(_FIRST_CAPACITY, self.most_rows)
         self.columns.grow(capacity)
         self.slab: Slab = HostSlab(backend.state, capacity)
+        self.on_host = backend.make_slab is None
+        """Whether the state of keys is in this machine's memory, not on a device."""
         if backend.make_slab is not None:
             self.slab = backend.make_slab(capacity)
         self.dirty = Dirty(capacity)
         self._frozen: Frozen | None = None
         self.tiers: Tiers | None = None
         if cold is not None:
-            self.keys.elsewhere, self.tiers = cold, Tiers(self, cold, self._most_rows)
+            self.keys.elsewhere, self.tiers = cold, Tiers(self, cold, self.most_rows)
             self.tiers.grow(capacity)
 
     def before(self, rows: IntArray) -> None:
@@ -130,7 +133,7 @@ class Store:
     def grow(self, needed: int) -> None:
         """Room for so many rows, and some more."""
         if needed > self.columns.capacity:
-            capacity = max(needed, min(2 * self.columns.capacity, self._most_rows))
+            capacity = max(needed, min(2 * self.columns.capacity, self.most_rows))
             self.columns.grow(capacity)
             self.slab.grow(capacity)
             self.dirty.grow(capacity)
