@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +16,14 @@ from streamrnn.config import model as m
 from streamrnn.config.problems import Path, from_option_error, problem
 from streamrnn.config.spec import REFUSE_MISSING, SECONDS, Chosen, ElapsedItem, Item, PipelineSpec
 from streamrnn.core import Core, Shards
+from streamrnn.core.deadline import Timed
 from streamrnn.core.probe import Verdict, probe, settle
 from streamrnn.core.wrap import Chunked, WithContext
 from streamrnn.errors import ConfigError, ModelError, OptionError
 from streamrnn.event import EventStage, Reading, TimeReading
 from streamrnn.limits import Elapsed, Limits
+from streamrnn.order.policy import Policy
+from streamrnn.order.waiting import Waiting
 from streamrnn.pipeline import Parts, Pipeline
 from streamrnn.rejects import RejectFile, RejectLog
 
@@ -67,7 +71,7 @@ def _parts(
     dead_letter = spec.file.dead_letter
     rules = reset_rules(spec)
     stage = event_stage(spec, backend, rules, context)
-    elapsed, limits = elapsed_features(spec, context), core_limits(spec)
+    elapsed, limits, policy = elapsed_features(spec, context), core_limits(spec), order_policy(spec)
     open_cold = cold_opener(spec, context)
     decoder: Codec = _build(spec.decode, context)
     encoder: Codec = _build(spec.encode, context)
@@ -81,9 +85,15 @@ def _parts(
     opened.callback(sink.close)
     _attach(spec, sink, source, encoder)
     rejects = RejectFile(dead_letter.path, context) if dead_letter else RejectLog(context)
-    shards = Shards(
-        lambda: Core(backend, rules, elapsed, limits, open_cold()), getattr(source, "partitioned", False)
-    )
+
+    def new_core() -> Core:
+        if policy is None:
+            return Core(backend, rules, elapsed, limits, cold=open_cold())
+        waiting = Waiting(policy, getattr(decoder, "heads", None), spec.file.limits.max_batch_events)
+        # Who is too far ahead was found out on arrival; in another order it would be others.
+        return Core(backend, rules, elapsed, replace(limits, max_ahead=None), waiting, open_cold())
+
+    shards = Shards(new_core, getattr(source, "partitioned", False))
     check_memory(spec, context, shards)
     return Parts(
         name=spec.name,
@@ -123,7 +133,8 @@ def load_backend(spec: PipelineSpec, context: Context) -> Backend:
         raise ConfigError(from_option_error(error, (), spec.tree)) from error
     check_description(spec, backend)
     backend.open()
-    return backend
+    deadline_s = spec.file.limits.step_deadline_s
+    return backend if deadline_s is None else Timed(backend, deadline_s)
 
 
 def build_backend(spec: PipelineSpec, context: Context) -> tuple[Backend, Verdict]:
@@ -168,6 +179,25 @@ def core_limits(spec: PipelineSpec) -> Limits:
         max_value_bytes=limits.max_value_bytes,
         remember_evicted=limits.remember_evicted,
         hot_keys=spec.file.state.hot_keys,
+        guard=limits.guard,
+    )
+
+
+def order_policy(spec: PipelineSpec) -> Policy | None:
+    """How events come into order; None if they are served as they arrive, whatever they are."""
+    order, limits = spec.file.order, core_limits(spec)
+    if order is None or (order.type == "arrival" and order.duplicates is None):
+        return None
+    behind = None if order.max_behind_s is None else int(order.max_behind_s * spec.ticks_per_s)
+    return Policy(
+        behind,
+        limits.max_ahead,
+        order.late,
+        order.on_full,
+        order.max_held_events,
+        order.max_held_bytes,
+        order.duplicates.remember if order.duplicates else None,
+        order.duplicates is not None and order.duplicates.then == "drop",
     )
 
 
@@ -175,6 +205,7 @@ def event_stage(spec: PipelineSpec, backend: Backend, rules: list[ResetRule], co
     """The stage that makes keys, times and inputs."""
     event = spec.file.event
     keys = [event.key] if isinstance(event.key, str) else event.key or []
+    duplicates = spec.file.order.duplicates if spec.file.order else None
     wanted: dict[str, TensorSpec] = {tensor.name: tensor for tensor in backend.inputs}
     return EventStage(
         key_fields=tuple(keys),
@@ -183,6 +214,7 @@ def event_stage(spec: PipelineSpec, backend: Backend, rules: list[ResetRule], co
         specs=wanted,
         rule_fields=tuple(sorted({path for rule in rules for path in (*rule.fields, *rule.previous_fields)})),
         max_key_bytes=spec.file.limits.max_key_bytes,
+        id_fields=tuple(duplicates.paths) if duplicates else (),
     )
 
 
@@ -247,7 +279,9 @@ def _readings(items: list[Item], context: Context) -> list[Reading]:
         length = width if takes == "list" else 0
         then = tuple(_features(item.then, width, context))
         missing = item.missing if has_missing else None
-        readings.append(Reading(item.fields, place, missing, has_missing, encoder, numeric, length, then))
+        readings.append(
+            Reading(item.fields, place, missing, has_missing, encoder, numeric, length, then, item.range)
+        )
     return readings
 
 

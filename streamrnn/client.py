@@ -198,7 +198,11 @@ class Producer:
             self._hear()
 
     def _hear(self) -> None:
-        self._forget(json.loads(self._link.line())["ack"])
+        told = json.loads(self._link.line())
+        self._forget(told["ack"])
+        if conflicts := told.get("seq_conflict"):
+            reason = f"the log has other records of the numbers {conflicts}; these were refused"
+            raise RefusedError({"code": "seq_conflict", "reason": reason})
 
     def _forget(self, acknowledged: int) -> None:
         if acknowledged < self.acknowledged:

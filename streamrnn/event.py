@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ class Reading:
 
     `encoder` None means numbers as they are; `place` is the item's columns in the input. Without `fields`
     the columns are left for the core to fill in. `list_length` is that of the lists that the encoder takes,
-    0 if it does not take lists alone.
+    0 if it does not take lists alone. The fields' numbers must lie within `range`, both ends included.
     """
 
     fields: tuple[str, ...]
@@ -42,6 +43,7 @@ class Reading:
     takes_numbers: bool = False
     list_length: int = 0
     then: tuple[Feature, ...] = ()
+    range: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -57,15 +59,29 @@ class Reading:
         if self.encoder is None or self.takes_numbers:
             parts = [numbers(c, path, refused) for c, path in zip(given, self.fields, strict=True)]
             values = np.stack(parts, axis=1)
+            for i, at, told in self._out_of_range(values):
+                refused.setdefault(i, f"{self.fields[at]}: {told}")
             if self.encoder is not None:
                 values = self.encoder.encode(values, own)
         else:
             values = self.encoder.encode(given[0], own)
+            for i, _, told in self._out_of_range(values):
+                own.setdefault(i, told)
         for step in self.then:
             values = step.encode(values, own)
         for i, reason in own.items():
             refused.setdefault(i, f"{self.fields[0]}: {reason}")
         return values
+
+    def _out_of_range(self, values: Array) -> Iterator[tuple[int, int, str]]:
+        """Of numbers [n, k]: events with one out of range, which it is, and what to say of it."""
+        low, high = self.range
+        if low == -math.inf and high == math.inf:
+            return
+        outside = (values < low) | (values > high)
+        for i in np.flatnonzero(outside.any(axis=1)).tolist():
+            at = int(outside[i].argmax())
+            yield i, at, f"expected a number within {_shown_range(low, high)}, found {values[i, at]:g}"
 
     def _filled(self, column: Column, path: str, refused: dict[int, str]) -> Column:
         if isinstance(column, np.ndarray) or None not in column:
@@ -79,6 +95,12 @@ class Reading:
                     refused.setdefault(i, f"{path}: missing; `missing:` can give a value for it")
             return [0.0 if value is None else value for value in column]
         return column
+
+
+def _shown_range(low: float, high: float) -> str:
+    if high == math.inf:
+        return f"the range from {low:g} on"
+    return f"the range up to {high:g}" if low == -math.inf else f"the range {low:g} to {high:g}"
 
 
 @dataclass(frozen=True)
@@ -150,13 +172,15 @@ class EventStage:
     specs: dict[str, TensorSpec]
     rule_fields: tuple[str, ...]
     max_key_bytes: int
+    id_fields: tuple[str, ...] = ()
+    """What tells an event from one that is read twice; none if nobody asks."""
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Every path the stage looks at."""
         read = [path for items in self.inputs.values() for item in items for path in item.fields]
         time = [self.time.field] if self.time else []
-        return tuple(dict.fromkeys([*self.key_fields, *time, *read, *self.rule_fields]))
+        return tuple(dict.fromkeys([*self.key_fields, *time, *read, *self.rule_fields, *self.id_fields]))
 
     @property
     def arrays(self) -> dict[str, tuple[int, ...]]:
@@ -164,7 +188,8 @@ class EventStage:
         read = [
             (path, item.shape) for items in self.inputs.values() for item in items for path in item.fields
         ]
-        other = {*self.key_fields, *([self.time.field] if self.time else []), *self.rule_fields}
+        time = [self.time.field] if self.time else []
+        other = {*self.key_fields, *time, *self.rule_fields, *self.id_fields}
         shapes = {path: shape for path, shape in read if shape is not None and path not in other}
         return {path: shape for path, shape in shapes.items() if {s for p, s in read if p == path} == {shape}}
 
@@ -186,20 +211,22 @@ class EventStage:
         return batch, alive, refused
 
     def _batch(self, columns: Columns, block: Block, refused: dict[int, str]) -> Batch:
-        keys = self._keys(columns, refused)
+        keys = self._texts(columns, self.key_fields, "key", refused)
+        ids = self._texts(columns, self.id_fields, "id", refused) if self.id_fields else None
         time = self.time.encode(columns.fields[self.time.field], refused) if self.time and columns.n else None
         if self.time and time is None:
             time = np.zeros(0, np.int64)
         inputs = {name: self._input(name, items, columns, refused) for name, items in self.inputs.items()}
         fields = {path: columns.fields[path] for path in self.rule_fields}
-        return Batch(keys, inputs, time, fields, source=block.origin.source)
+        return Batch(keys, inputs, time, fields, source=block.origin.source, ids=ids)
 
-    def _keys(self, columns: Columns, refused: dict[int, str]) -> Sequence[str]:
-        if not self.key_fields:
+    def _texts(
+        self, columns: Columns, paths: Sequence[str], what: str, refused: dict[int, str]
+    ) -> Sequence[str]:
+        """The key of each event, or its id."""
+        if not paths:
             return [""] * columns.n
-        parts = [
-            key_texts(columns.fields[path], path, self.max_key_bytes, refused) for path in self.key_fields
-        ]
+        parts = [key_texts(columns.fields[path], path, self.max_key_bytes, refused, what) for path in paths]
         if len(parts) == 1:
             return parts[0]
         return [msgspec.json.encode(key).decode() for key in zip(*parts, strict=True)]
@@ -218,16 +245,18 @@ class EventStage:
         return values.reshape(columns.n, *spec.shape)
 
 
-def key_texts(column: Column, path: str, max_bytes: int, refused: dict[int, str]) -> Sequence[str]:
+def key_texts(
+    column: Column, path: str, max_bytes: int, refused: dict[int, str], what: str = "key"
+) -> Sequence[str]:
     """Keys as text: texts as they are, integers in decimal; anything else and long ones are refused."""
     if set(map(type, column)) == {str} and 4 * max(map(len, column)) <= max_bytes:
         return column if isinstance(column, list) else list(column)
-    texts = []
+    texts, a = [], "an" if what == "id" else "a"
     for i, value in enumerate(column.tolist() if isinstance(column, np.ndarray) else column):
         text = value if type(value) is str else str(value) if type(value) is int else ""
         if type(value) not in (str, int):
-            refused.setdefault(i, f"{path}: expected a key, a text or an integer, found {shown(value)}")
+            refused.setdefault(i, f"{path}: expected {a} {what}, a text or an integer, found {shown(value)}")
         elif len(text.encode()) > max_bytes:
-            refused.setdefault(i, f"{path}: a key of more than limits.max_key_bytes = {max_bytes}")
+            refused.setdefault(i, f"{path}: {a} {what} of more than limits.max_key_bytes = {max_bytes}")
         texts.append(text)
     return texts

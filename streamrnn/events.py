@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     Column = NDArray[Any] | Sequence[Any]
 
 
+_LINE_END_BYTES = 2
+
+
 def picker(index: IntArray) -> Callable[[Column], Column]:
     """A function that takes some rows of a column, be it an array or a list."""
     at = index.tolist()
@@ -48,7 +51,8 @@ class Block:
     `starts` and `ends` are int64 [n] offsets into `buffer`; `positions` int64 [n] is where each record
     begins in its partition (bytes, for a file), `numbers` int64 [n] counts records from 1. `refused`
     maps the index of a record that framing refused (too long) to the reason. `fields` holds what the source
-    knows of each record beside its bytes, by the path that a pipeline reaches it under.
+    knows of each record beside its bytes, by the path that a pipeline reaches it under. `origins` has that of
+    each record where they have not all come from `origin`.
     """
 
     buffer: bytes
@@ -60,13 +64,47 @@ class Block:
     refused: dict[int, str] = field(default_factory=dict)
     connection: IntArray | None = None
     fields: Mapping[str, Column] = field(default_factory=dict)
+    origins: Sequence[Origin] | None = None
 
     def __len__(self) -> int:
         return len(self.starts)
 
+    def origin_of(self, index: int) -> Origin:
+        """Where one record comes from."""
+        return self.origin if self.origins is None else self.origins[index]
+
     def record(self, index: int) -> bytes:
         """The raw bytes of one record; for messages and the rejected file."""
         return self.buffer[self.starts[index] : self.ends[index]]
+
+    def part(self, start: int, stop: int) -> Block:
+        """Records start..stop, at least one, in a buffer of their own.
+
+        Bytes that are of no record, as a header is, stay in front of those they stand before.
+        """
+        if stop - start == len(self):
+            return self
+        header = self.buffer[: self.starts[0]]
+        gaps = (self.starts[1 : start + 1] - self.ends[:start] > _LINE_END_BYTES).nonzero()[0].tolist()
+        for gap in reversed(gaps):
+            text = self.buffer[self.ends[gap] : self.starts[gap + 1]]
+            if text.strip(b"\r\n"):
+                header = text
+                break
+        shift = self.starts[start] - len(header)
+        pick = slice(start, stop)
+        return Block(
+            header + self.buffer[self.starts[start] : self.ends[stop - 1]],
+            self.starts[pick] - shift,
+            self.ends[pick] - shift,
+            self.positions[pick],
+            self.numbers[pick],
+            self.origin,
+            {i - start: reason for i, reason in self.refused.items() if start <= i < stop},
+            None if self.connection is None else self.connection[pick],
+            {path: column[pick] for path, column in self.fields.items()},
+            None if self.origins is None else self.origins[pick],
+        )
 
 
 @dataclass(slots=True)
@@ -124,7 +162,8 @@ class Batch:
 
     `time` is int64 [n] in the pipeline's unit, or None in a pipeline without time. `inputs` maps a
     model input to an array [n, *shape]. `fields` holds the columns that reset rules look at.
-    `positions` is int64 [n] as in `Block`. `source` names the stream `max_ahead` is judged in.
+    `positions` is int64 [n] as in `Block`. `source` names the stream `max_ahead` is judged in. `ids` tell an
+    event from one that is read twice, in a pipeline that asks.
     """
 
     keys: Sequence[str]
@@ -133,6 +172,7 @@ class Batch:
     fields: Mapping[str, Column] = field(default_factory=dict)
     positions: IntArray | None = None
     source: str = ""
+    ids: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -147,6 +187,7 @@ class Batch:
             {path: pick(column) for path, column in self.fields.items()},
             None if self.positions is None else self.positions[index],
             self.source,
+            None if self.ids is None else [self.ids[i] for i in index.tolist()],
         )
 
 
@@ -190,7 +231,11 @@ class OutBlock:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """One event that was refused: where it stood, why, its raw bytes, and which `record` of its block."""
+    """One event that was refused: where it stood, why, its raw bytes, and which `record` of its block.
+
+    Unless it is `kept`, the pipeline's file asks for it to be counted and otherwise forgotten. `by` is the
+    index of the record that was read when it was refused: another one if it had to wait for its turn.
+    """
 
     origin: Origin
     position: int
@@ -198,6 +243,8 @@ class Rejected:
     reason: str
     raw: bytes
     record: int = 0
+    kept: bool = True
+    by: int = 0
 
     @property
     def code(self) -> str:
@@ -207,7 +254,7 @@ class Rejected:
 
 @dataclass(slots=True)
 class Report:
-    """What one turn of the pipeline did; `events` were read, `outputs` of them were served.
+    """What one turn of the pipeline did: `events` were read, `outputs` written, `held` are waiting by now.
 
     `evicted` and `expired` count the keys that were forgotten since the run began.
     """
@@ -216,5 +263,6 @@ class Report:
     outputs: int = 0
     live_keys: int = 0
     rejected: tuple[Rejected, ...] = ()
+    held: int = 0
     evicted: int = 0
     expired: int = 0

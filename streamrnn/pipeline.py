@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from streamrnn.encode import Answered, EncodeStage
 from streamrnn.event import EventStage
 from streamrnn.events import Block, Mark, OutBlock, Rejected, Report
 from streamrnn.hookspecs import PipelineInfo
+from streamrnn.order.policy import DUPLICATE
 from streamrnn.ports import EndOfStream
+from streamrnn.watch import Unwatched, Watch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,9 +24,10 @@ if TYPE_CHECKING:
 
     from streamrnn.backend import Backend
     from streamrnn.commit.writer import Made
-    from streamrnn.core import Shards
+    from streamrnn.core import Core, Shards
     from streamrnn.core.probe import Verdict
-    from streamrnn.events import Column, Columns, IntArray
+    from streamrnn.events import Batch, Column, Columns, IntArray
+    from streamrnn.order.waiting import Released, Waiting
     from streamrnn.ports import Sink, Source
     from streamrnn.rejects import Rejects
     from streamrnn.reserve import Reserve
@@ -47,6 +51,7 @@ class Parts:
     verdict: Verdict
     max_batch_events: int
     reserve: Reserve | None = None
+    watch: Watch = field(default_factory=Unwatched)
 
 
 class Committer(Protocol):
@@ -83,6 +88,46 @@ class Served:
     out: OutBlock
 
 
+@dataclass(slots=True)
+class Reading:
+    """A block as it is understood: `batch` are its events, int64 [m] `records` says which record each is.
+
+    `refused` has the reason by record.
+    """
+
+    block: Block
+    decoded: Columns
+    batch: Batch
+    records: IntArray
+    refused: dict[int, str]
+
+    def of(self, kept: IntArray, refused: Mapping[int, str]) -> Reading:
+        """With some of the events, and others refused; both are indices of the batch."""
+        more = {int(self.records[i]): why for i, why in refused.items()}
+        return Reading(
+            self.block, self.decoded, self.batch.take(kept), self.records[kept], self.refused | more
+        )
+
+
+class Onlooker(Protocol):
+    """Sees every batch as it passes, on the pipeline's thread, and may not change it: be quick.
+
+    What it raises ends the pipeline; unlike an observer it belongs to the program that hosts it.
+    """
+
+    def begun(self) -> None:
+        """Something is going to be served."""
+        ...
+
+    def served(self, served: Served) -> None:
+        """The answers to a block; nothing of them is written."""
+        ...
+
+    def written(self, report: Report) -> None:
+        """The sink has taken them, and the observers have heard of it."""
+        ...
+
+
 class Pipeline:
     """`open`, then `run_once` until it answers None, then `close`; no signals, no printing inside."""
 
@@ -94,11 +139,12 @@ class Pipeline:
         self._idle: Callable[[], None] = getattr(parts.sink, "idle", lambda: None)
         """Lets a sink go on with what its readers did not take at once."""
         self._commits: Committer | None = None
+        self.onlooker: Onlooker | None = None
         self.went_on = ""
         """Which commit it went on from, and what is replayed, in words."""
         self.doing: Literal["read", "serve", "write", "commit", "close"] = "read"
         """What is under way, for whoever waits for the end of it; may be read from another thread."""
-        self._closed = False
+        self._closed = self._stopped = False
 
     @property
     def commits(self) -> Committer | None:
@@ -123,52 +169,88 @@ class Pipeline:
         return report
 
     def stop(self) -> Iterator[Report]:
-        """Read no more from outside, and serve what the source has taken from there already."""
+        """Read no more from outside, and serve what the source has taken from there already.
+
+        Events that wait for their turn go on waiting in the last commit, if there are commits.
+        """
+        self._stopped = True
         if stop := getattr(self.parts.source, "stop", None):
             stop()
             while (report := self.run_once(wait_ms=0)) is not None:
                 yield report
+        elif (report := self._end()) is not None:
+            yield report
+
+    def heed(self, core: Core, told: Mark) -> Report:
+        """Let one of its cores hear of a mark between two batches; those before it that wait go on first."""
+        report = Report()
+        self._write(_mark(self.parts, core, told), report)
+        return self._told(report)
 
     def _turn(self, wait_ms: int) -> Report | None:
-        parts = self.parts
+        parts, report = self.parts, Report()
         while self.commands:
-            parts.shards.mark(self.commands.popleft())
+            self._write(mark(parts, self.commands.popleft()), report)
         self.doing = "read"
         if parts.reserve is not None and wait_ms and parts.reserve.is_short():
             self._idle()
             parts.reserve.wait(wait_ms)
-            return self._report()
+            return self._told(report)
         try:
             block = parts.source.read(parts.max_batch_events, wait_ms)
         except EndOfStream:
-            return None
+            return self._end(report)
         if isinstance(block, Mark):
-            parts.shards.mark(block)
-            return self._report()
-        if block:
-            return self._serve(block)
-        self._idle()
-        return self._report()
+            self._write(mark(parts, block), report)
+        elif block:
+            report.events = len(block)
+            self._write(serve(parts, block), report)
+        else:
+            self._idle()
+        return self._told(report)
 
-    def _serve(self, block: Block) -> Report:
-        self.doing = "serve"
-        served = serve(self.parts, block)
-        self.doing = "write"
-        self.parts.sink.write(served.out)
-        report = self._report(len(block), len(served.out), served.out.rejected)
-        self._tell(block, report)
+    def _end(self, report: Report | None = None) -> Report | None:
+        """Serve what still waits, unless it is kept for another run; None if nothing was left to do."""
+        report = report or Report()
+        if not (self._stopped and self.commits):
+            self._write(rest(self.parts), report)
+        return self._told(report) if report.outputs or report.rejected else None
+
+    def _told(self, report: Report) -> Report:
+        shards = self.parts.shards
+        report.live_keys, report.held = len(shards), shards.held
+        report.evicted, report.expired = shards.forgotten
+        if report.events or report.outputs or report.rejected:
+            self._observe("streamrnn_batch_done", report=report)
+            if self.onlooker is not None:
+                self.onlooker.written(report)
         return report
 
-    def _report(self, events: int = 0, outputs: int = 0, rejected: tuple[Rejected, ...] = ()) -> Report:
-        shards = self.parts.shards
-        evicted, expired = shards.forgotten
-        return Report(events, outputs, len(shards), rejected, evicted, expired)
-
-    def _tell(self, block: Block, report: Report) -> None:
-        if report.rejected:
-            self.parts.rejects.write(report.rejected)
-            self._observe("streamrnn_events_rejected", origin=block.origin, rejected=report.rejected)
-        self._observe("streamrnn_batch_done", report=report)
+    def _write(self, served_blocks: Iterable[Served], report: Report) -> None:
+        """Hand what is served to the sink and to the dead letters, and count it."""
+        self.doing = "serve"
+        onlooker = self.onlooker
+        rejected: list[Rejected] = []
+        if onlooker is not None:
+            onlooker.begun()
+        for served in served_blocks:
+            out = served.out
+            if onlooker is not None:
+                onlooker.served(served)
+            self.doing = "write"
+            self.parts.sink.write(out)
+            report.outputs += len(out)
+            if out.rejected:
+                rejected += out.rejected
+                self._observe("streamrnn_events_rejected", origin=out.block.origin, rejected=out.rejected)
+            self.doing = "serve"
+            if onlooker is not None:
+                onlooker.begun()
+        # Who is refused on arrival and who in his turn: how a stream is cut must not decide who comes first.
+        rejected.sort(key=attrgetter("by"))
+        report.rejected += tuple(rejected)
+        if kept := [event for event in rejected if event.kept]:
+            self.parts.rejects.write(kept)
 
     def close(self, error: BaseException | None = None) -> None:
         """Flush, commit, and give everything back; after an error neither. Twice is fine."""
@@ -184,6 +266,7 @@ class Pipeline:
             closing.push(tell)
             if self.commits is not None:
                 closing.callback(self.commits.close)
+            closing.callback(parts.watch.close)
             for part in (parts.backend, parts.rejects, parts.sink, parts.source):
                 closing.callback(part.close)
             closing.callback(setattr, self, "doing", "close")
@@ -207,23 +290,85 @@ class Pipeline:
                 self._on_broken(f"{text}; it is disabled")
 
 
-def serve(parts: Parts, block: Block) -> Served:
-    """The way of an event but for its ends: decode, event, core, encode."""
+def serve(parts: Parts, block: Block) -> Iterator[Served]:
+    """The way of an event but for its ends: decode, event, order, core, encode."""
     core = parts.shards.of(block.origin)
+    if core.waiting is not None and core.waiting.policy.behind is not None:
+        reading, released = _arrive(parts, core.waiting, block)
+        if reading.refused:
+            yield answer(parts, core, reading)
+        yield from _in_order(parts, core, released)
+        return
+    for first, part in parts.watch.parts(block):
+        parts.watch.serving(part)
+        reading = read(parts, part) if core.waiting is None else _arrive(parts, core.waiting, part)[0]
+        served = answer(parts, core, reading, range(first, first + len(part)))
+        parts.watch.served(part)
+        yield served
+
+
+def _arrive(parts: Parts, waiting: Waiting, block: Block) -> tuple[Reading, Iterable[Released]]:
+    """What goes on at once or is refused, and what is let go by it."""
+    reading = read(parts, block)
+    turn = waiting.arrive(block, reading.records, reading.batch.time, reading.batch.ids)
+    return reading.of(turn.kept, turn.refused), turn.released
+
+
+def mark(parts: Parts, told: Mark) -> Iterator[Served]:
+    """What travels between events: those before it that wait go on first, if it means anything."""
+    for core in parts.shards.meant(told):
+        yield from _mark(parts, core, told)
+
+
+def _mark(parts: Parts, core: Core, told: Mark) -> Iterator[Served]:
+    is_end = parts.shards.partitioned and told.kind == "source_end"
+    if core.waiting is not None and (is_end or core.heeds(told)):
+        yield from _in_order(parts, core, core.waiting.rest())
+    core.mark(told)
+
+
+def rest(parts: Parts) -> Iterator[Served]:
+    """All that wait, once nothing more can come."""
+    for _, core in parts.shards.items():
+        if core.waiting is not None:
+            yield from _in_order(parts, core, core.waiting.rest())
+
+
+def _in_order(parts: Parts, core: Core, released: Iterable[Released]) -> Iterator[Served]:
+    """Records that have waited are read once more, as if they had come only now."""
+    for block, by in released:
+        for first, part in parts.watch.parts(block):
+            parts.watch.serving(part)
+            let_go = by[first : first + len(part)].tolist()
+            served = answer(parts, core, read(parts, part), let_go)
+            parts.watch.served(part)
+            yield served
+
+
+def read(parts: Parts, block: Block) -> Reading:
+    """Decode, event."""
     decoded = parts.decode(block)
-    batch, records, refused = parts.event.read(decoded, block)
+    return Reading(block, decoded, *parts.event.read(decoded, block))
+
+
+def answer(parts: Parts, core: Core, reading: Reading, by: Sequence[int] | None = None) -> Served:
+    """Core, encode; `by` as in `Released`, by default each by itself."""
+    block, batch, records = reading.block, reading.batch, reading.records
     outputs = core.process(batch)
-    refused |= {int(records[i]): reason for i, reason in outputs.refused.items()}
-    rejected = tuple(_rejected(block, i, refused[i]) for i in sorted(refused))
+    refused = reading.refused | {int(records[i]): reason for i, reason in outputs.refused.items()}
+    drops = core.waiting is not None and core.waiting.policy.drops
+    let_go = range(len(block)) if by is None else by
+    rejected = tuple(_rejected(block, i, let_go[i], refused[i], drops) for i in sorted(refused))
     answered = Answered(outputs, batch, core.cause_names)
-    buffer, ends = parts.format(parts.encode.columns(answered, decoded, records), len(outputs))
+    buffer, ends = parts.format(parts.encode.columns(answered, reading.decoded, records), len(outputs))
     keys = [batch.keys[i] for i in outputs.accepted.tolist()]
     return Served(answered, OutBlock(buffer, ends, keys, records[outputs.accepted], block, rejected))
 
 
-def _rejected(block: Block, i: int, reason: str) -> Rejected:
+def _rejected(block: Block, i: int, by: int, reason: str, drops: bool) -> Rejected:
     position, number = int(block.positions[i]), int(block.numbers[i])
-    return Rejected(block.origin, position, number, reason, block.record(i), i)
+    kept = not (drops and reason == DUPLICATE)
+    return Rejected(block.origin_of(i), position, number, reason, block.record(i), i, kept, by)
 
 
 def run(pipeline: Pipeline, stopping: Callable[[], bool], told: Callable[[Report], None]) -> None:

@@ -83,10 +83,12 @@ class Framer(Protocol):
 class Codec(Protocol):
     """Bytes to columns and back; built from the `decode` or the `encode` section.
 
-    One method is optional: `array_decoder(fields, verbatim, arrays)` is asked for instead of `decoder`, where
-    `arrays` maps fields that only matter as numbers to their shapes: () for a number, (k,) for a list of k.
+    Two methods are optional: `array_decoder(fields, verbatim, arrays)` is asked for instead of `decoder`; its
+    `arrays` map fields that only matter as numbers to their shapes: () for a number, (k,) for a list of k.
     It may give those as float64 arrays [n, *shape], where every record has such numbers, and need not
-    tell 1 from 1.0.
+    tell 1 from 1.0. `heads(block)` is for one whose records cannot be read without what stands before them in
+    the buffer, as a header: the first record of each stretch, from 0 on, and those bytes without a line end.
+    Such records are then put together in another order, each stretch behind its head on a line of its own.
     """
 
     def framer(self, max_record_bytes: int, position: int = 0) -> Framer:
@@ -114,9 +116,10 @@ class Source(Protocol):
     """Where records come from. `read` is called on one thread until it raises EndOfStream, then `close`.
 
     One that has connections may offer `answer(connection, data) -> bool`: bytes for the client that
-    `Block.connection` numbers, false if it has left. One that cannot read again what it was given may offer
-    `stop()`, called once when a run is to end early: from then on nothing is taken from outside, and `read`
-    gives what was taken before, whole records only, and then raises EndOfStream. With
+    `Block.connection` numbers, false if it has left; or `answering()`, called once, which returns a function
+    of the connection, the bytes, and how many records they answer. One that cannot read again what it was
+    given may offer `stop()`, called once when a run is to end early: from then on nothing is taken from
+    outside, and `read` gives what was taken before, whole records only, and then raises EndOfStream. With
     `partitioned = True`, keys, limits and largest times are a partition's own.
     One whose records have fields by any name beside what is in them may offer `supply(paths) -> paths`: it is
     told once, before the first read, what the pipeline looks at, and answers what of it stands in

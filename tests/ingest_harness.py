@@ -69,6 +69,9 @@ class Producer:
         self.acked, self.epoch = 0, None
         self.wire, self.out, self.zombies = None, bytearray(), []
         self.sent = 0
+        self.forged, self.must_have = set(), set()
+        """Records under used numbers: those that were sent, and those that must have been seen."""
+        self.on_wire, self.known = set(), None
 
     def record(self, i):
         if self.rng.random() < 0.1:
@@ -90,6 +93,11 @@ class Producer:
                     self.epoch = None
                 return
             at = told["welcome"]["next"] if "welcome" in told else told["ack"]
+            assert set(told.get("seq_conflict", ())) <= {seq for seq, _ in self.forged}, told
+            if self.known is None:
+                self.known = at
+            elif at > self.known:  # so all before it, on this connection, was looked at
+                self.must_have |= self.on_wire
             if at < self.acked:
                 raise AssertionError(f"{self.name} was told {self.acked} are safe, and {at} are there")
             if "welcome" in told:
@@ -100,7 +108,16 @@ class Producer:
 
     def send_from(self, at):
         self.sent = at
-        self.out = bytearray(b"".join(record + b"\n" for record in self.records[at:]))
+        records, self.on_wire = self.records[at:], set()
+        if at < self.acked and self.rng.random() < 0.5:
+            seq = self.rng.choice([at, self.rng.randrange(at, self.acked)])
+            fresh = (seq, b'{"k": "other"}' if seq % 2 else b"other")
+            seq, forged = self.rng.choice([fresh, *(each for each in sorted(self.forged) if each[0] >= at)])
+            if len(self.records[seq]) < 200:  # what is too long is not there to be compared
+                records[seq - at] = forged
+                self.on_wire = {(seq, forged)}
+                self.forged |= self.on_wire
+        self.out = bytearray(b"".join(record + b"\n" for record in records))
 
     def turn(self, net):
         self.hear()
@@ -121,10 +138,11 @@ class Producer:
             if self.wire is None:
                 return
             hello = {"producer": self.name} | ({} if self.epoch is None else {"epoch": self.epoch})
-            self.sent = None
+            self.sent = self.known = None
+            self.on_wire = set()
             self.out = bytearray()
             if rng.random() < 0.5:
-                hello["seq"] = rng.randrange(self.acked + 1)
+                hello["seq"] = rng.choice([0, rng.randrange(self.acked + 1)])
                 self.send_from(hello["seq"])
             self.wire.write(json.dumps({"hello": hello}).encode() + b"\n")
         if self.wire is not None:
@@ -234,11 +252,13 @@ class IngestJob(Job):
         return all(producer.is_done for producer in producers) and len(ends) == 1
 
     def check(self, fs):
-        logged, lines = {}, [json.loads(line) for line in whole(fs, "ingest")]
+        logged, lines, conflicts = {}, [json.loads(line) for line in whole(fs, "ingest")], {}
         times = [envelope["time"] for envelope in lines]
         assert times == sorted(times), "time went back in the log"
         for envelope in lines:
-            if "value" in envelope or "text" in envelope or "base64" in envelope:
+            if "conflict" in envelope:
+                conflicts.setdefault(envelope["producer"], []).append((envelope["seq"], record_of(envelope)))
+            elif "value" in envelope or "text" in envelope or "base64" in envelope:
                 logged.setdefault(envelope["producer"], []).append((envelope["seq"], envelope))
         for person in self.people:
             if isinstance(person, Producer):
@@ -246,6 +266,9 @@ class IngestJob(Job):
                 assert [seq for seq, _ in found] == list(range(len(person.records))), (
                     f"{person.name}: {found}"
                 )
+                seen = conflicts.pop(person.name, [])
+                assert len(seen) == len(set(seen)), f"{person.name}: refused twice {seen}"
+                assert person.must_have <= set(seen) <= person.forged, f"{person.name}: refused {seen}"
                 for record, (_, envelope) in zip(person.records, found, strict=True):
                     assert record_of(envelope) == record[: len(record_of(envelope))], (record, envelope)
         assert not logged
@@ -309,6 +332,18 @@ def _no_dedupe():
 
 
 @contextmanager
+def _no_conflicts():
+    with swapped(ingest.IngestLog, "check_again", lambda *_: []):
+        yield
+
+
+@contextmanager
+def _conflicts_not_learnt():
+    with swapped(ingest.Window, "has_conflict", lambda *_: False):
+        yield
+
+
+@contextmanager
 def _wall_clock():
     unwrap, rng = logged.unwrap, random.Random(3)
 
@@ -354,6 +389,8 @@ SABOTAGES = {
         lambda kind, name, before: kind == "sync_folder" and name == "0"
     ),
     "records sent again are taken again": _no_dedupe,
+    "another record of a used number goes unseen": _no_conflicts,
+    "another record of a used number is refused anew each time": _conflicts_not_learnt,
     "time is that of serving, not of the log": _wall_clock,
     "time in the log goes back": _time_goes_back,
     "an older connection goes on": _not_fenced,

@@ -182,6 +182,29 @@ def test_a_record_is_a_line(tmp_path, record):
         producer.send(record)
 
 
+def test_a_producer_hears_that_the_log_has_other_records(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+
+        def serve():
+            connection, _ = listening.accept()
+            with connection, connection.makefile("rwb", 0) as lines:
+                lines.readline()
+                lines.write(b'{"welcome": {"producer": "p", "epoch": 1, "next": 1}}\n')
+                lines.readline()
+                lines.write(b'{"ack": 2, "seq_conflict": [0]}\n')
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        producer = Producer(f"unix:{tmp_path}/s", "p")
+        with pytest.raises(RefusedError, match=r"^seq_conflict: .* \[0\]"):
+            send_and_flush(producer)
+        assert producer.acknowledged == 2
+        thread.join()
+        producer._link.close()
+
+
 def test_patience_ends(tmp_path):
     with pytest.raises(FileNotFoundError):
         Producer(f"unix:{tmp_path}/nobody", "p", patience_s=0)

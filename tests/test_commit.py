@@ -221,6 +221,7 @@ def flip_seed(job, expected, stopped, seed):
     return None if found == expected else path
 
 
+@pytest.mark.timeout(20_000)
 @pytest.mark.slow
 def test_damage_to_any_file_of_the_folder_is_detected_or_harmless(job, expected, stopped):
     assert [seed for seed in range(FLIPS) if flip_seed(job, expected, stopped, seed)] == []

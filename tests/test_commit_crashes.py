@@ -35,6 +35,7 @@ def expected(job):
     return job.whole()
 
 
+@pytest.mark.timeout(20_000)
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_lives_that_end_in_a_loss_of_power_change_nothing(job, expected, part):

@@ -18,11 +18,13 @@ from streamrnn.commit.job import build_job
 from streamrnn.config.load import load_pipeline
 from streamrnn.config.open import open_pipeline
 from streamrnn.context import Context
+from streamrnn.core.serve import QUARANTINED
 from streamrnn.errors import ConfigError, SinkError, SourceError, StateError
 from streamrnn.letters.marks import Mark, hold, mark_path
 from streamrnn.letters.replay import build_letters
+from streamrnn.order import policy
 from streamrnn.pipeline import run
-from streamrnn.refusals import CODES, OTHER, code_of
+from streamrnn.refusals import CODES, CRASH_SUSPECT, OTHER, code_of
 from streamrnn.registry import Registry
 
 REGISTRY = Registry()
@@ -45,6 +47,7 @@ REASONS = {
     "the connection closed in the midst of a line": "cut_off",
     "the line was not complete within 3 s": "cut_off",
     'expected {"time": ..., "value": ...}: JSON is malformed': "envelope",
+    "sequence number 7 of sensor-7 belongs to another record already": "seq_conflict",
     "a record without a value": "no_value",
     "not valid UTF-8 (byte 6)": "utf8",
     "kafka.key: not valid UTF-8 (byte 6)": "utf8",
@@ -74,12 +77,21 @@ REASONS = {
     "t: expected a whole number, found 0.5; time.resolution can be finer": "time",
     "k: expected a key, a text or an integer, found nothing": "key",
     "k: a key of more than limits.max_key_bytes = 256": "key",
+    "u: expected an id, a text or an integer, found nothing": "id",
+    "u: an id of more than limits.max_key_bytes = 256": "id",
+    policy.LATE: "late",
+    policy.DUPLICATE: "duplicate",
+    policy.FULL: "no_room",
+    policy.AHEAD: "ahead",
     "w: a reset rule keeps at most 100 bytes of it": "field_too_long",
     "time: further ahead of the largest seen than limits.max_ahead_s allows": "ahead",
     "key: a new one, and limits.max_keys are held; limits.on_full says refuse": "full",
     "the model's new state or output is not finite": "state_not_finite",
     "the norm of the model's new state is over limits.max_state_norm": "state_norm",
     "the model refused it: ValueError: not valid JSON, found nothing": "model_refused",
+    "the model refused it: ModelError: no answer within limits.step_deadline_s = 2 s": "deadline",
+    CRASH_SUSPECT: "crash_suspect",
+    QUARANTINED: "quarantined",
     "x: too blue": "other",
 }
 

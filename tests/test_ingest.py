@@ -169,6 +169,59 @@ def test_records_that_are_sent_again_count_once(open_source, connect):
     assert third.heard() == [welcome("p", 1, 5)]
 
 
+def conflict(seq, what):
+    return ("p", seq, f"sequence number {seq} of p belongs to another record already")
+
+
+def test_another_record_under_a_number_that_was_used_is_refused_once(tmp_path, open_source, connect):
+    source = open_source()
+    connect({"producer": "p"}).send(b"0\n1\n2\n")
+    assert len(seen(source)) == 3
+    again = connect({"producer": "p", "epoch": 1, "seq": 0})
+    again.send(b"0\n{}\n2\n3\n")
+    assert seen(source) == [conflict(1, "{}"), ("p", 3, "3")]
+    assert again.heard() == [welcome("p", 1, 3), {"ack": 4, "seq_conflict": [1]}]
+    third = connect({"producer": "p", "epoch": 1, "seq": 1})
+    third.send(b"{}\n[]\n3\n4\n")
+    assert seen(source) == [conflict(2, "[]"), ("p", 4, "4")]
+    assert third.heard() == [welcome("p", 1, 4), {"ack": 5, "seq_conflict": [1, 2]}]
+    lines = (tmp_path / "ingest" / "0" / f"{0:020d}.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines if "conflict" in line] == [
+        {"time": 1000, "producer": "p", "epoch": 1, "seq": seq, "text": text, "conflict": True}
+        | {"refused": conflict(seq, text)[2]}
+        for seq, text in ((1, "{}"), (2, "[]"))
+    ]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_what_was_sent_is_known_after_a_crash_too(open_source, connect, committed):
+    source = open_source()
+    connect({"producer": "p"}).send(b"0\n1\n2\n")
+    connect({"producer": "q"}).send(b"9\n8\n7\n")
+    assert len(seen(source)) == 6
+    connect({"producer": "p", "seq": 1}).send(b"[]\n")
+    assert seen(source) == [conflict(1, "[]")]
+    place = source.place() if committed else None
+    source.close()
+    source = open_source(place)
+    if not committed:
+        assert len(seen(source)) == 7
+    again = connect({"producer": "p", "epoch": 2, "seq": 0})
+    again.send(b"{}\n[]\n2\n3\n")
+    assert seen(source) == [conflict(0, "{}"), ("p", 3, "3")]
+    assert again.heard()[-1] == {"ack": 4, "seq_conflict": [0, 1]}
+
+
+def test_a_record_that_was_too_long_is_not_compared(open_source, connect):
+    source = open_source()
+    connect({"producer": "p"}).send(b"z" * 200 + b"\n1\n")
+    assert len(seen(source)) == 2
+    again = connect({"producer": "p", "seq": 0})
+    again.send(b"2\n" + b"y" * 200 + b"\n3\n")
+    assert seen(source) == [("p", 2, "3")]
+    assert again.heard()[-1] == {"ack": 3}
+
+
 def test_of_two_connections_of_a_producer_the_newer_counts(open_source, connect):
     source = open_source()
     first = connect({"producer": "p"})
@@ -258,7 +311,8 @@ def test_a_log_that_was_cut_is_refused(tmp_path, open_source, connect):
     seen(source)
     place = source.place()
     source.close()
-    os.truncate(tmp_path / "ingest" / "0" / f"{0:020d}.jsonl", 10)
+    path = tmp_path / "ingest" / "0" / f"{0:020d}.jsonl"
+    os.truncate(path, 10)
     with pytest.raises(SourceError, match="expected at least 3 records, found fewer: it was cut"):
         open_source(place)
 

@@ -24,6 +24,7 @@ def test_a_history_of_keys_that_come_and_go(seed, monkeypatch):
     rng = random.Random(seed)
     monkeypatch.setattr(key_index, "_WIDE_FROM", rng.choice([0, 10, 300]))
     monkeypatch.setattr(slots, "_FIRST_BITS", 4)  # full again and again, and wrapped around
+    monkeypatch.setattr(slots, "_CHUNK", rng.choice([10, 1 << 15]))
     names = KeyNames()
     index, known, free = KeyIndex(names), {}, list(range(3000))
     pool = ODD_KEYS + [f"user-{i}" for i in range(1500)]

@@ -120,6 +120,7 @@ def tick(process, feed):
         process.wait(timeout=0.01)
 
 
+@pytest.mark.timeout(20_000)
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path, expected):
     rng, kills, rounds = random.Random(os.getpid()), 0, 0

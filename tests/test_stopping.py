@@ -56,6 +56,7 @@ def expected(tmp_path_factory):
     return results(folder)
 
 
+@pytest.mark.timeout(20_000)
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc to see who handles signals")
 def test_signals_at_random_moments(tmp_path, expected):
@@ -273,3 +274,19 @@ def test_a_regular_file_is_left_where_it_is(tmp_path):
     source.stop()
     assert rest(source) == []
     source.close()
+
+
+IMPORTING = """
+import os, signal
+from streamrnn.cli.stopping import Stopping
+with Stopping():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except BaseException as error:
+        raise ImportError("half imported") from error  # as extension modules say of anything that comes up
+"""
+
+
+def test_a_signal_while_something_is_imported_is_no_error_of_that():
+    done = subprocess.run([sys.executable, "-c", IMPORTING], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -16,7 +16,7 @@ from streamrnn.events import Mark
 
 def tiered(case, cold=None):
     limits = replace(case.limits, hot_keys=4 if case.limits.max_keys > 4 else case.limits.max_keys + 3)
-    return Core(Toy(), case.rules, case.elapsed, limits, MemoryCold() if cold is None else cold)
+    return Core(Toy(), case.rules, case.elapsed, limits, cold=MemoryCold() if cold is None else cold)
 
 
 def served(core, case, cuts, between=lambda core: core):

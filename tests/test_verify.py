@@ -531,6 +531,11 @@ WRONG = {
         ("type: jsonl}\nevent", "type: csv}\nevent"),
         "decode.type: expected 'jsonl', as in",
     ),
+    "another order": (
+        ("reset:", "order: {type: event_time, max_behind_s: 5}\nreset:"),
+        (),
+        "order: expected events to be served as they arrive",
+    ),
     "a mistake": ((), ("- {type: gap", "- {tipe: gap"), "reset.1.type: missing"),
 }
 

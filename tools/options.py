@@ -30,6 +30,8 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "event": m.Event,
     "time": m.Time,
     "elapsed": ElapsedOptions,
+    "order": m.Order,
+    "duplicates": m.Duplicates,
     "model": m.Model,
     "encode": m.Encode,
     "state": m.State,

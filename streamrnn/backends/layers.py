@@ -84,6 +84,11 @@ class NumpyBackend(Backend):
 
     def step(self, state: Arrays, x: Arrays) -> tuple[Arrays, Arrays]:
         """See `Backend.step`. Raises `ModelError` for an index that an embedding has no row for."""
+        values, new_state = self.values(state, x)
+        return new_state, {name: values[layer] for name, layer in self._outputs.items()}
+
+    def values(self, state: Arrays, x: Arrays) -> tuple[Arrays, Arrays]:
+        """What every layer gives in a step, by its name, and the new state."""
         values = {spec.name: np.ascontiguousarray(x[spec.name], spec.dtype) for spec in self.inputs}
         new_state: Arrays = {}
         with _quiet():
@@ -92,7 +97,7 @@ class NumpyBackend(Backend):
                     values[layer.name] = layer.step(values, state, new_state)
                 else:
                     values[layer.name] = layer.forward(values)
-        return new_state, {name: values[layer] for name, layer in self._outputs.items()}
+        return values, new_state
 
     def scan(self, state: Arrays, x: Arrays, lens: IntArray) -> tuple[Arrays, Arrays, IntArray]:
         """See `Backend.scan`; bit for bit what that many calls of `step` give."""

@@ -16,6 +16,12 @@ from streamrnn.errors import StreamrnnError
 
 COMMANDS = {
     "run": "Serve a pipeline until its source ends.",
+    "serve": "Serve many pipelines in one process, steered without a restart.",
+    "top": "Show how the pipelines of a running daemon are doing.",
+    "tap": "Show events and outputs of a running pipeline as they pass.",
+    "reset": "Let keys of a running pipeline begin anew.",
+    "reload": "Let a running daemon read its files again.",
+    "why": "Show how the state of a key came about, event by event.",
     "lint": "Find every mistake in pipeline files, without loading a model.",
     "dry-run": "Load a pipeline's model and show how it is understood, without reading an event.",
     "test": "Run the tests: blocks of pipeline files.",

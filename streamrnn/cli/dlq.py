@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from streamrnn.cli.run import WAITED_FOR
-from streamrnn.cli.stopping import Stopped, Stopping
+from streamrnn.cli.stopping import Stopping
 from streamrnn.refusals import CODES, OTHER
 
 if TYPE_CHECKING:
@@ -84,8 +83,7 @@ def replay(file: Path, code: str | None, pipeline: str) -> None:
     """
     from streamrnn.cli.threads import one_thread
 
-    done = False
-    with suppress(Stopped), Stopping() as stop:
+    with Stopping(early_code=130) as stop:
         one_thread()
         done = _replay(file, code, pipeline, stop)
     if not done:
@@ -95,6 +93,7 @@ def replay(file: Path, code: str | None, pipeline: str) -> None:
 
 def _replay(file: Path, code: str | None, through: str, stop: Stopping) -> bool:
     """Whether all of it was served."""
+    from streamrnn.cli.deadline import deadline
     from streamrnn.config.open import open_pipeline
     from streamrnn.letters.replay import build_letters
     from streamrnn.pipeline import run
@@ -111,7 +110,8 @@ def _replay(file: Path, code: str | None, through: str, stop: Stopping) -> bool:
         nonlocal refused
         refused += len(report.rejected)
 
-    run(pipeline, lambda: stop.asked, told)
+    with deadline(pipeline):
+        run(pipeline, lambda: stop.asked, told)
     if source.has_ended:
         for line in _outcome(source, refused):
             click.echo(line, err=True)

@@ -6,15 +6,13 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable
 from threading import Thread
 from types import FrameType, TracebackType
+from typing import BinaryIO
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Stopped(BaseException):
-    """A run was told to stop before it had begun; nothing was served, so there is nothing to finish."""
 
 
 Waiting = tuple[str, int]
@@ -24,16 +22,21 @@ Waiting = tuple[str, int]
 class Stopping:
     """Turns the first SIGINT or SIGTERM into a wish to stop; from then on the run has `grace_s` to end.
 
+    Before the run has begun it ends the process with `early_code`: nothing was served, so there is nothing to
+    finish.
     The time is kept on a thread that the system's handler wakes, so that it runs out also while the main
     thread is held up in a library or by the disk. Until there is a pipeline, that is what is waited for.
     For one run of a process: once it is over, signals are ignored, since there is nothing left to stop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, early_code: int = 0) -> None:
+        self._early_code = early_code
         self.asked = False
         self.has_begun = False
-        """Whether there may be something to finish; before that, a signal raises `Stopped` at once."""
+        """Whether there may be something to finish."""
         self.grace_s = 10.0
+        self.told: Callable[[], None] = lambda: None
+        """Called once when the first signal comes, on a thread of its own."""
         self.waiting: Callable[[], Waiting] = lambda: ("the pipeline to be loaded", 3)
 
     def __enter__(self) -> Stopping:
@@ -58,20 +61,36 @@ class Stopping:
         for again in NUMBERS:
             signal.signal(again, signal.SIG_DFL)
         if not self.has_begun:
-            raise Stopped
+            # An exception would come up inside whatever is being imported, which may take it for its own.
+            os._exit(self._early_code)
 
     def _watch(self) -> None:
         with os.fdopen(self._woken, "rb", buffering=0) as woken:
-            first = woken.read(1)
-            if not first:
+            first = _next_stop(woken)
+            if first is None:
                 return
-            if not select.select([woken], [], [], self.grace_s)[0]:
-                self._give_up(signal.Signals(first[0]).name)
-            if woken.read(1):  # the main thread could not see to the first one, so it has this one, too
-                os.kill(os.getpid(), signal.SIGKILL)
+            self.told()
+            give_up_s = time.monotonic() + self.grace_s
+            while True:
+                left_s = max(0.0, give_up_s - time.monotonic())
+                if not select.select([woken], [], [], left_s)[0]:
+                    self._give_up(signal.Signals(first).name)
+                again = woken.read(1)
+                if not again:
+                    return
+                if again[0] in NUMBERS:  # the main thread could not see to the first one, so it has this one
+                    os.kill(os.getpid(), signal.SIGKILL)
 
     def _give_up(self, name: str) -> None:
         what, code = self.waiting()
         sys.stderr.write(f"{name}: not done after grace_s: {self.grace_s:g} s; still waiting for {what}\n")
         sys.stderr.flush()
         os._exit(code)
+
+
+def _next_stop(woken: BinaryIO) -> int | None:
+    """The next signal that means to stop; others have handlers of their own. None once there are no more."""
+    while number := woken.read(1):
+        if number[0] in NUMBERS:
+            return number[0]
+    return None

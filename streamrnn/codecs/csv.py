@@ -48,6 +48,12 @@ class CsvCodec:
         """
         return _Decoder(self._config, tuple(dict.fromkeys((*fields, *verbatim))))
 
+    def heads(self, block: Block) -> list[tuple[int, bytes]]:
+        """See `Codec.heads`: the headers."""
+        if self._config.header is not True:
+            return [(0, b"")]
+        return [(low, text) for low, _, text in stretches(block)]
+
     def encoder(self) -> Callable[[Mapping[str, Column], int], tuple[bytes, IntArray]]:
         """Records with line feeds at their ends, before the first one the header, unless `header` is a list.
 
@@ -89,18 +95,11 @@ class _Decoder:
         """Stretches of records under one header, and its names; a header stands before its first record."""
         if self._names is not None or not len(block):
             return [(0, len(block), self._names)]
-        gaps = np.flatnonzero(block.starts[1:] - block.ends[:-1] > 2).tolist()
-        found, low, header = [], 0, block.buffer[: block.starts[0]]
-        for index in gaps:
-            text = block.buffer[block.ends[index] : block.starts[index + 1]]
-            if text.strip(b"\r\n"):
-                found.append((low, index + 1, self._header(header)))
-                low, header = index + 1, text
-        return [*found, (low, len(block), self._header(header))]
+        return [(low, high, self._header(text)) for low, high, text in stretches(block)]
 
     def _header(self, text: bytes) -> list[str] | None:
         try:
-            return self._record(text.strip(b"\r\n").decode()) if text else None
+            return self._record(text.decode()) if text else None
         except ValueError:
             return None
 
@@ -219,6 +218,18 @@ class _Decoder:
             elif isinstance(value, str) and kind == "number":
                 refused.setdefault(index, f"expected a number at {path}, found {_shown(value)}")
         return values
+
+
+def stretches(block: Block) -> list[tuple[int, int, bytes]]:
+    """First record and end of each stretch under one header, and the header without its line end."""
+    gaps = np.flatnonzero(block.starts[1:] - block.ends[:-1] > 2).tolist()
+    found, low, header = [], 0, block.buffer[: block.starts[0]]
+    for index in gaps:
+        text = block.buffer[block.ends[index] : block.starts[index + 1]]
+        if text.strip(b"\r\n"):
+            found.append((low, index + 1, header.strip(b"\r\n")))
+            low, header = index + 1, text
+    return [*found, (low, len(block), header.strip(b"\r\n"))]
 
 
 _NO_HEADER = (

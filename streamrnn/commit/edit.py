@@ -5,7 +5,6 @@ Source and outputs stay where they are: the next run goes on from there, with th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import numpy as np
 
 from streamrnn.commit import exports, recovery
 from streamrnn.commit import manifest as m
+from streamrnn.commit.control import matches
 from streamrnn.commit.keys import KeyStates, states_of
 from streamrnn.commit.writer import Making, Writer
 from streamrnn.core.frozen import Piece, encode_pieces
@@ -153,12 +153,8 @@ def named(states: Mapping[str, KeyStates], keys: Sequence[str]) -> dict[str, lis
 
 
 def matching(states: Mapping[str, KeyStates], pattern: str) -> dict[str, list[str]]:
-    """The keys that a pattern matches, by partition, sorted; `*` and `?` stand for any characters and one.
-
-    Raises `StateError` if there are none. Brackets mean themselves: keys of several fields have them.
-    """
-    parts = (".*" if c == "*" else "." if c == "?" else re.escape(c) for c in pattern)
-    match = re.compile("".join(parts), re.DOTALL).fullmatch
+    """The keys that a pattern matches, by partition, sorted. Raises `StateError` if there are none."""
+    match = matches(pattern).fullmatch
     chosen = {name: sorted(filter(match, each.rows)) for name, each in states.items()}
     if not any(chosen.values()):
         total = sum(len(each.rows) for each in states.values())
@@ -180,6 +176,8 @@ def _reset(states: KeyStates, keys: Sequence[str]) -> Change:
     rows = np.array([states.rows[key] for key in keys], np.int64)
     columns = {name: column[rows] for name, column in states.columns.items()}
     columns["pending"] |= CONTROL
+    if "quarantined" in columns:
+        columns["quarantined"][:] = 0
     columns["fresh"][:], columns["reset_known"][:], columns["steps"][:] = INITIAL, False, 0
     tensors = {name: np.zeros_like(array[rows]) for name, array in states.tensors.items()}
     return Change(states, keys, rows, columns, tensors)
@@ -199,7 +197,8 @@ def _imported(states: KeyStates, lines: Sequence[exports.Line]) -> Change:
     for line in lines:
         own = numbers.get(line.key)
         line.columns["sequence"] = own or states.columns["sequence"][rows[line.key]]
-        line.columns["epoch"] = max(states.epochs.values(), default=0)
+        line.columns["epoch"] = epoch = max(states.epochs.values(), default=0)
+        line.columns["quarantined"] = epoch + 1 if line.columns.get("quarantined") else 0
     names = {key_hash(line.key) for line in lines}
     return Change(
         states,

@@ -14,6 +14,9 @@ from streamrnn import __version__
 from streamrnn.build import build_pipeline
 from streamrnn.commit import manifest as m
 from streamrnn.commit import recovery
+from streamrnn.commit.carry import Carrying, is_same, model_of, way
+from streamrnn.commit.control import ControlLog, apply_reset
+from streamrnn.commit.suspects import Suspects
 from streamrnn.commit.writer import Chain, Commits
 from streamrnn.core.shards import WHOLE
 from streamrnn.errors import StateError
@@ -59,6 +62,7 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
         lock = _hold(folder, context)
         opened.callback(lock.close)
         commits_there = recovery.Recovery(folder, context)
+        control = ControlLog(folder, context)
         newest = commits_there.newest()
         if newest is not None:
             recovery.refuse_other(folder, newest["pipeline"], described(spec))
@@ -66,10 +70,13 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
         pipeline = build_pipeline(spec, registry, context)
         opened.callback(pipeline.close, StateError("not started"))
         parts = pipeline.parts
-        found = None if newest is None else _go_on(commits_there, spec, pipeline, context)
+        watch = Suspects(folder, context, control, spec.file.limits.max_batch_events)
+        found = None if newest is None else _go_on(commits_there, spec, pipeline, context, control)
         _tell_promises(spec, parts, context)
+        watch.begin(0 if found is None else found.manifest["number"], parts.shards.events)
+        parts.watch = watch
         chain = Chain() if found is None else found.chain
-        commits = Commits(folder, config, parts, context, _fixed(spec, parts), chain, lock)
+        commits = Commits(folder, config, parts, context, _fixed(spec, parts), chain, lock, control)
         if found is None:
             commits.commit()
         elif not found.fell_back:
@@ -112,12 +119,18 @@ def described(spec: PipelineSpec) -> dict[str, Any]:
         "decode": _chosen(spec.decode),
         "event.key": event.key,
         "event.time": event.time.model_dump(mode="json", exclude_defaults=True) if event.time else None,
-        "event.inputs": event.inputs,
+        "event.inputs": {name: [_unbounded(item) for item in items] for name, items in event.inputs.items()},
+        "order": spec.file.order.model_dump(mode="json", exclude_defaults=True) if spec.file.order else None,
         "reset": [_chosen(rule) for rule in spec.rules],
         "model.context": spec.file.model.context,
         "sink": _chosen(spec.sink),
         "dead_letter": spec.file.dead_letter.path if spec.file.dead_letter else None,
     }
+
+
+def _unbounded(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A feature without its range, which decides who is refused and not what a state means."""
+    return {name: value for name, value in item.items() if name != "range"}
 
 
 def _chosen(chosen: Chosen) -> dict[str, Any]:
@@ -136,17 +149,7 @@ def _fixed(spec: PipelineSpec, parts: Parts) -> dict[str, Any]:
         "pipeline": described(spec),
         "backend": parts.backend_name,
         "numerics": parts.verdict.numerics,
-        "model": model_of(parts),
-    }
-
-
-def model_of(parts: Parts) -> dict[str, Any]:
-    """What a manifest says of the model."""
-    state = parts.backend.state
-    return {
-        "fingerprint": state.fingerprint,
-        "meaning": state.meaning,
-        "state": {tensor.name: [tensor.dtype, list(tensor.shape)] for tensor in state.tensors},
+        "model": model_of(parts.backend),
     }
 
 
@@ -162,7 +165,7 @@ def _hold(folder: Path, context: Context) -> BinaryIO:
 
 
 def _go_on(
-    there: recovery.Recovery, spec: PipelineSpec, pipeline: Pipeline, context: Context
+    there: recovery.Recovery, spec: PipelineSpec, pipeline: Pipeline, context: Context, control: ControlLog
 ) -> recovery.Found:
     """State, source, then outputs, which are the only ones that change something."""
     parts = pipeline.parts
@@ -170,14 +173,18 @@ def _go_on(
 
     def restored(manifest: m.Manifest, segments: Iterator[tuple[str, Iterator[bytes]]]) -> None:
         recovery.refuse_other(there.folder, manifest["pipeline"], described(spec))
-        _check_model(there.folder, manifest, parts)
+        control.done = manifest.get("control", 0)
+        carrying = _carrying(there.folder, manifest, spec, parts, control)
         notes.clear()
-        notes.update(restore(parts, segments, there.folder))
+        notes.update(restore(parts, carrying.segments(segments), there.folder))
+        carrying.settle(parts.shards)
 
     found = there.restore(restored)
     for note in notes:
         context.log.warning("%s", note)
     manifest = found.manifest
+    if not is_same(manifest["model"], model_of(parts.backend)):
+        found.chain.segments = []  # those of another model cannot be laid under what comes
     if isinstance(parts.source, Resumable) and manifest["source"] is not None:
         parts.source.resume(manifest["source"])
     began = manifest.get("encode") if manifest["outputs"]["sink"] is not None else None
@@ -189,6 +196,10 @@ def _go_on(
         if place is not None and isinstance(part, Resumable):
             part.resume(place | again)
     pipeline.went_on = _told(found, parts)
+    for entry in control.due(manifest["number"]):
+        if "reset" in entry.command:
+            apply_reset(pipeline, entry.command["reset"])
+    control.done = len(control.entries)
     return found
 
 
@@ -222,9 +233,34 @@ def _told(found: recovery.Found, parts: Parts) -> str:
     return f"{begun}; 0 events replayed"
 
 
-def _check_model(folder: Path, manifest: m.Manifest, parts: Parts) -> None:
-    state, was = parts.backend.state, manifest["model"]
-    if was["meaning"] != state.meaning or not state.meaning:
-        now = {t.name: [t.dtype, list(t.shape)] for t in state.tensors}
-        told = {"model.fingerprint": was["fingerprint"], "model.state": was["state"]}
-        recovery.refuse_other(folder, told, {"model.fingerprint": state.fingerprint, "model.state": now})
+def _carrying(
+    folder: Path, manifest: m.Manifest, spec: PipelineSpec, parts: Parts, control: ControlLog
+) -> Carrying:
+    """How the states of a commit come to the model of this run. Raises `StateError` if they must not."""
+    was, now = manifest["model"], model_of(parts.backend)
+    assert spec.file.checkpoint is not None
+    asked = spec.file.checkpoint.model_change
+    for entry in control.due(manifest["number"]):
+        reload = entry.command.get("reload", {})
+        if reload.get("fingerprint") == now["fingerprint"]:  # a crash came between the command and its commit
+            asked = reload["state"]
+    try:
+        return Carrying(parts.backend, way(was, now, asked))
+    except StateError:
+        told = {f"model.{name}": was[name] for name in ("fingerprint", "state")}
+        is_now = {f"model.{name}": now[name] for name in ("fingerprint", "state")}
+        ways = "" if asked != "refuse" else "; or see checkpoint.model_change"
+        recovery.refuse_other(folder, told, is_now, ways)
+        raise
+
+
+def take_over(before: Commits, spec: PipelineSpec, parts: Parts, context: Context) -> Commits:
+    """What makes the commits of a pipeline that goes on in the folder of another, with state of its own.
+
+    The one before must have committed this very moment; its first commit holds all of the state.
+    """
+    assert spec.file.checkpoint is not None
+    chain, lock, control, parts.watch = before.hand_over()
+    chain.segments = []
+    fixed = _fixed(spec, parts)
+    return Commits(before.folder, spec.file.checkpoint, parts, context, fixed, chain, lock, control)

@@ -88,12 +88,12 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
             yield f"  {name}: was {_short(was.get(name))}, is {_short(now.get(name))}"
 
 
-def refuse_other(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def refuse_other(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any], another_way: str = "") -> None:
     """Raise `StateError` unless a commit was made by the same pipeline, as far as state goes."""
     if lines := list(differences(was, now)):
         ways = (
             "go on with the pipeline it was kept under; begin anew in another checkpoint dir; or remove this "
-            "one, which forgets every key and writes the outputs anew"
+            "one, which forgets every key and writes the outputs anew" + another_way
         )
         raise StateError("\n".join([f"the commits in {folder} are of another pipeline:", *lines, ways]))
 

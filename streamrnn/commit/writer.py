@@ -12,9 +12,10 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from streamrnn.commit import manifest as m
+from streamrnn.commit.control import ControlLog
 from streamrnn.errors import StateError
 from streamrnn.ports import Committing, Place, Resumable
 
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from streamrnn.core.frozen import Frozen
     from streamrnn.core.segment import Chunks
     from streamrnn.pipeline import Parts
+    from streamrnn.watch import Watch
 
+_T = TypeVar("_T")
 _PART_BYTES = 16 << 20
 _PIECE_ROWS = 4096
 """Rows copied between two batches at most; a fraction of what a batch of as many events takes."""
@@ -196,6 +199,7 @@ class Commits(Writer):
         fixed: Mapping[str, Any],
         chain: Chain,
         lock: BinaryIO,
+        control: ControlLog | None = None,
     ) -> None:
         super().__init__(folder, context, chain, config.keep)
         self._config, self._parts, self._fixed, self._lock = config, parts, fixed, lock
@@ -209,6 +213,8 @@ class Commits(Writer):
         """How long the stream stood still for them between two batches, at most."""
         self.told: Callable[[Made], None] = lambda made: None
         """Called for each, between two batches."""
+        self.control = control or ControlLog(folder, context)
+        """What was asked of the job from outside the stream; a manifest says how much of it took effect."""
 
     def turn(self, events: int = 0) -> None:
         """Begin a commit if the time has come, or go on with it; called after a batch of so many events.
@@ -231,6 +237,31 @@ class Commits(Writer):
         self._begin()
         self._finish()
 
+    def agree(self, command: Mapping[str, Any]) -> None:
+        """Commit, then write down what was asked of the job from outside; it takes effect after this.
+
+        Raises `RuntimeError` while no commit can be made, since outputs are made again and compared.
+        """
+        if self._is_comparing:
+            raise RuntimeError(
+                "what its outputs hold beyond a broken commit is being made again and compared"
+            )
+        self.commit()
+        parts = self._parts
+        self.control.append(command, self._chain.number, parts.shards.events, parts.source.position())
+
+    def done(self) -> None:
+        """What was agreed on has taken effect: commit it."""
+        self.control.done = len(self.control.entries)
+        self._last = None
+        self.commit()
+
+    def hand_over(self) -> tuple[Chain, BinaryIO, ControlLog, Watch]:
+        """What a successor in the same folder needs; this one makes no more commits."""
+        self._finish()
+        self._stopped = True
+        return self._chain, self._lock, self.control, self._parts.watch
+
     def close(self) -> None:
         """Let another run have the folder; a commit still under way then is given up."""
         self._stopped = True
@@ -244,7 +275,7 @@ class Commits(Writer):
         parts = self._parts
         self._last_s = self._clock.monotonic()
         # What readers may have seen is still being made again: no commit may forget that.
-        if any(getattr(part, "comparing", False) for part in (parts.sink, parts.rejects)):
+        if self._is_comparing:
             return
         source = parts.source.place() if isinstance(parts.source, Resumable) else None
         now = (source, parts.shards.moment())
@@ -259,12 +290,18 @@ class Commits(Writer):
                 "number": self._chain.number,
                 "events": parts.shards.events,
                 "source": source,
+                **({"control": self.control.done} if self.control.done else {}),
                 "encode": parts.format.place() if isinstance(parts.format, Resumable) else None,
             },
             {name: _placing(part) for name, part in outputs.items()},
             [self._freeze(partition, core) for partition, core in parts.shards.items()],
             list(self._chain.segments),
         )
+
+    @property
+    def _is_comparing(self) -> bool:
+        outputs = self._parts.sink, self._parts.rejects
+        return any(getattr(output, "comparing", False) for output in outputs)
 
     def _freeze(self, partition: str, core: Core) -> Freezing:
         anew = self._chain.wants_base(partition)

@@ -39,10 +39,25 @@ def time_problems(file: m.PipelineFile, rules: list[Chosen], spec: PipelineSpec)
     for name in ("idle_s", "max_ahead_s"):
         if getattr(file.limits, name) is not None:
             yield ("limits", name), needs
+    if file.order is not None and file.order.type == "event_time":
+        yield ("order", "type"), f"'event_time' {needs}"
     for name, items in spec.inputs.items():
         for i, item in enumerate(items):
             if isinstance(item, ElapsedItem):
                 yield ("event", "inputs", name, i, "elapsed"), needs
+
+
+def order_problems(file: m.PipelineFile) -> Iterator[Problem]:
+    """Options that do not go with the order that was asked for."""
+    order = file.order
+    if order is None:
+        return
+    if order.type == "event_time" and order.max_behind_s is None:
+        yield ("order", "max_behind_s"), "missing; expected how long events wait for earlier ones, in seconds"
+    if order.type == "arrival":
+        for name in order.ONLY_EVENT_TIME:
+            if name in order.model_fields_set:
+                yield ("order", name), "goes with type: event_time; as they arrive, no event waits"
 
 
 def rule_problems(file: m.PipelineFile, rules: list[Chosen]) -> Iterator[Problem]:
@@ -107,6 +122,15 @@ def file_problems(spec: PipelineSpec, context: Context) -> Iterator[Problem]:
                 yield (*chosen.path, *option), f"there is no file {context.path(name)}"
 
 
+def secret_problems(spec: PipelineSpec) -> Iterator[Problem]:
+    """Secrets that stand in the file itself; options name theirs in `secrets`, as paths."""
+    for chosen in (spec.source, spec.sink):
+        for option in getattr(chosen.options, "secrets", ()):
+            node = spec.tree.node(path := (*chosen.path, *option))
+            if node is not None and (node.source is None or ":-" in node.source):
+                yield path, "expected a reference such as ${NAME}, found a secret in the file itself"
+
+
 def field_problems(spec: PipelineSpec) -> Iterator[Problem]:
     """Fields that the source supplies, and does not have; its options say so in `field_problem(path)`."""
     if problem_of := getattr(spec.source.options, "field_problem", None):
@@ -123,6 +147,8 @@ def _named_fields(spec: PipelineSpec) -> Iterator[tuple[Path, str]]:
         yield from ((("event", "key", i), field) for i, field in enumerate(event.key or ()))
     if event.time is not None:
         yield ("event", "time", "field"), event.time.field
+    if spec.file.order is not None and (duplicates := spec.file.order.duplicates) is not None:
+        yield from ((("order", "duplicates", "id"), field) for field in duplicates.paths)
     for name, items in spec.inputs.items():
         for i, item in enumerate(items):
             yield from ((("event", "inputs", name, i), field) for field in getattr(item, "fields", ()))

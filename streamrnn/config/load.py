@@ -91,9 +91,11 @@ def _check(parts: Parts, spec: PipelineSpec, context: Context, whole: bool) -> N
     """Everything that holds between sections; `whole` is false when some inputs could not be read."""
     for path, message in (
         *checks.time_problems(spec.file, spec.rules, spec),
+        *checks.order_problems(spec.file),
         *checks.rule_problems(spec.file, spec.rules),
         *checks.state_problems(spec.file),
         *checks.checkpoint_problems(spec),
+        *checks.secret_problems(spec),
         *checks.field_problems(spec),
     ):
         parts.report(path, message)

@@ -13,7 +13,7 @@ from streamrnn.builtins.resets import LONGEST_S
 
 Path = Annotated[str, StringConstraints(min_length=1)]
 
-NOT_YET = ("order", "shards", "workers")
+NOT_YET = ("shards", "workers")
 """Sections of later versions: refused, so that nobody believes they work."""
 
 
@@ -137,11 +137,22 @@ class Limits(Section):
         None, gt=0, le=LONGEST_S, description="how far an event may run ahead of the rest"
     )
     max_state_norm: float | None = Field(None, gt=0, description="the guard on each state tensor's norm")
+    guard: Literal["keep_previous", "reset", "quarantine"] = Field(
+        "keep_previous",
+        description="what becomes of a key whose new state or output is not finite or over the norm: it "
+        "keeps its state, begins anew, or has all events refused until it is reset",
+    )
     remember_evicted: int = Field(1_000_000, ge=0, description="evicted keys that are told from new ones")
     max_key_bytes: int = Field(256, ge=1, description="longest key")
     max_value_bytes: int = Field(1024, ge=1, description="longest value that a rule keeps")
     max_line_bytes: int = Field(1_048_576, ge=16, description="longest record")
     max_batch_events: int = Field(1024, ge=1, le=65_536, description="most events served at once")
+    step_deadline_s: float | None = Field(
+        None,
+        gt=0,
+        le=86_400,
+        description="longest that the model may take to answer what it is given at once",
+    )
     max_memory_bytes: int | None = Field(
         None, ge=1, description="a pipeline does not start if its keys may come to need more"
     )
@@ -167,6 +178,53 @@ class State(Section):
     dir: Path | None = Field(None, description="with `[memory, disk]`, a folder with room for all others")
 
 
+class Duplicates(Section):
+    """How an event that is read twice is known, and what becomes of it."""
+
+    id: Path | list[Path] = Field(
+        description="field or fields that no two events share, each a text or an integer"
+    )
+    remember: int = Field(
+        100_000, ge=1, description="how many ids are known again, the last ones; each takes about 150 bytes"
+    )
+    then: Literal["dead_letter", "drop"] = Field(
+        "dead_letter", description="drop counts it among the refused ones, and keeps nothing of it"
+    )
+
+    @property
+    def paths(self) -> list[str]:
+        """The fields of an id."""
+        return [self.id] if isinstance(self.id, str) else self.id
+
+
+class Order(Section):
+    """In which order events are served, and which of them."""
+
+    type: Literal["arrival", "event_time"] = Field(
+        description="as they arrive, or by event.time as far as events may wait for earlier ones"
+    )
+    max_behind_s: float | None = Field(
+        None,
+        ge=0,
+        le=LONGEST_S,
+        description="for event_time: how far behind the largest time an event still finds its place; others "
+        "wait as long as that",
+    )
+    late: Literal["accept", "dead_letter"] = Field(
+        "accept", description="what becomes of an event that is further behind; accept serves it at once"
+    )
+    max_held_events: int = Field(100_000, ge=1, description="most events of a partition that wait")
+    max_held_bytes: int = Field(1 << 26, ge=1, description="most bytes of their records")
+    on_full: Literal["release", "dead_letter"] = Field(
+        "release",
+        description="beyond that: release serves the earliest of them before its time, dead_letter refuses "
+        "the one that finds no room",
+    )
+    duplicates: Duplicates | None = Field(None, description="refuse events that were read before")
+
+    ONLY_EVENT_TIME: ClassVar = ("max_behind_s", "late", "max_held_events", "max_held_bytes", "on_full")
+
+
 class DeadLetter(Section):
     """Where refused events go; without it, their reasons go to the log."""
 
@@ -181,6 +239,11 @@ class Checkpoint(Section):
         10, ge=0, description="seconds between two commits; 0 begins one when the last is done"
     )
     keep: int = Field(2, ge=1, le=100, description="how many commits stay, to fall back to a former one")
+    model_change: Literal["refuse", "keep", "reset"] = Field(
+        "refuse",
+        description="what becomes of states kept by another model: `keep` goes on with the same shapes, "
+        "`reset` lets every key begin anew",
+    )
 
 
 class Test(Section):
@@ -209,6 +272,9 @@ class PipelineFile(Section):
     source: Typed = Field(description="where records come from, such as {type: stdin}")
     decode: Typed = Field(description="how records are read, such as {type: jsonl}")
     event: Event = Field(description="whose event it is, when it was, and the model's inputs")
+    order: Order | None = Field(
+        None, description="in which order events are served; as they arrive if left out"
+    )
     reset: list[Typed] = Field(default_factory=list, description="when a key forgets")
     model: Model = Field(description="the model, such as {type: numpy, ...}")
     encode: Encode = Field(description="what an output record carries, such as {type: jsonl}")

@@ -9,29 +9,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamrnn.core import segment
+from streamrnn.core.admission import admit, too_large
 from streamrnn.core.boundaries import Asking, Boundaries, Carried, Rules
 from streamrnn.core.keys import Placing
 from streamrnn.core.links import Links, link
-from streamrnn.core.lives import Lives, find_lives, timeless, too_far_ahead
+from streamrnn.core.lives import Lives, find_lives, timeless
 from streamrnn.core.schedule import Segments, cut, steps_between
-from streamrnn.core.serve import Served, Server
+from streamrnn.core.serve import GUARDED, QUARANTINED, Served, Server
 from streamrnn.core.single import SingleServer
 from streamrnn.core.store import Store
 from streamrnn.errors import ModelError
 from streamrnn.events import Batch, Outputs
 from streamrnn.limits import CONTROL, EXPIRED, MAX_RULES, Elapsed, Limits
-from streamrnn.values import canonical_column, oversized
+from streamrnn.values import canonical_column
 
 if TYPE_CHECKING:
     from streamrnn.backend import Backend
     from streamrnn.cold import ColdStore
     from streamrnn.core.frozen import Frozen
     from streamrnn.events import Array, IntArray, Mark
+    from streamrnn.order.waiting import Waiting
     from streamrnn.rules import ResetRule
-
-
-AHEAD = "time: further ahead of the largest seen than limits.max_ahead_s allows"
-FULL = "key: a new one, and limits.max_keys are held; limits.on_full says refuse"
 
 
 @dataclass(slots=True)
@@ -62,6 +60,7 @@ class Core:
         rules: Sequence[ResetRule] = (),
         elapsed: Sequence[Elapsed] = (),
         limits: Limits | None = None,
+        waiting: Waiting | None = None,
         cold: ColdStore | None = None,
     ) -> None:
         if len(rules) > MAX_RULES:
@@ -69,8 +68,10 @@ class Core:
         self.backend, self.elapsed, self.limits = backend, tuple(elapsed), limits or Limits()
         self.rules = Rules(rules)
         self.store = Store(backend, rules, self.limits, cold)
-        self._server = Server(backend, self.store.slab, self.limits.max_state_norm)
-        self._single = SingleServer(self.store, self.rules, self._server, self.elapsed)
+        self.waiting = self.store.beside = waiting
+        """Events that are not in order yet: of no meaning to the core, and one with its state."""
+        self.server = Server(backend, self.store.slab, self.limits.max_state_norm)
+        self._single = SingleServer(self.store, self.rules, self.server, self.elapsed)
 
     def __len__(self) -> int:
         """Live keys."""
@@ -99,13 +100,19 @@ class Core:
             if len(parts[-1][1]) == room:
                 self.expire(max(self.store.largest.values(), default=0))
             start = stop
-        return _join(parts) if parts else _nothing(self.backend, {})
+        return join(parts) if parts else _nothing(self.backend, {})
 
     def mark(self, mark: Mark) -> None:
         """Between batches: the end of a source or a control message, for the keys it names or for all."""
-        bits = self.rules.mark_bits(mark.kind) | (CONTROL if mark.kind == "control" else 0)
-        if bits:
+        if bits := self._bits(mark):
             self.store.reset_keys(mark.keys, bits)
+
+    def heeds(self, mark: Mark) -> bool:
+        """Whether a mark means anything to it."""
+        return self._bits(mark) != 0
+
+    def _bits(self, mark: Mark) -> int:
+        return self.rules.mark_bits(mark.kind) | (CONTROL if mark.kind == "control" else 0)
 
     def expire(self, log_time: int) -> None:
         """Free the rows of keys that would begin anew anyway if they came back at `log_time` or later."""
@@ -145,22 +152,66 @@ class Core:
         if self.store.tiers is not None:
             self.store.tiers.warm(batch.keys)
         fields = {path: canonical_column(column) for path, column in batch.fields.items()}
-        refused = self._oversized(fields)
+        refused = too_large(self.store, fields)
+        away = self._in_quarantine(batch)
+        if away is None:
+            return self._cut_at(batch, len(batch) // 2)
+        refused = dict.fromkeys(away, QUARANTINED) | refused
+        guilty: list[int] = []
         while True:
-            index, ahead = self._admit(batch, refused)
+            index, ahead = admit(self.store, batch, refused)
             if not len(index):
+                self.store.punish([batch.keys[i] for i in guilty])
                 return _nothing(self.backend, refused | ahead)
             whole = len(index) == len(batch)
             part = batch if whole else batch.take(index)
             plan = self._plan(part, fields if whole else {path: c[index] for path, c in fields.items()})
             if not plan.served.refused:
-                return self._commit(plan, index, refused | ahead)
+                outputs = self._commit(plan, index, refused | ahead)
+                self.store.punish([batch.keys[i] for i in guilty])
+                return outputs
             certain = self._certain(plan)
             if not certain:
-                middle = len(batch) // 2
-                first = self._serve(_slice(batch, 0, middle))
-                return _join([(0, first), (middle, self._serve(_slice(batch, middle, len(batch))))])
+                return self._cut_at(batch, len(batch) // 2)
             refused |= {int(index[i]): reason for i, reason in certain.items()}
+            guilty += [int(index[i]) for i, reason in certain.items() if reason in GUARDED]
+            if (again := self._next_of(batch, guilty)) is not None:
+                return self._cut_at(batch, again)
+
+    def _cut_at(self, batch: Batch, place: int) -> Outputs:
+        """The batch in two parts, the first of `place` events."""
+        first = self._serve(_slice(batch, 0, place))
+        return join([(0, first), (place, self._serve(_slice(batch, place, len(batch))))])
+
+    def _next_of(self, batch: Batch, guilty: Sequence[int]) -> int | None:
+        """The first event that meets what the guard did to its key within the batch; None if none does."""
+        if self.limits.guard == "keep_previous" or not guilty:
+            return None
+        since = {batch.keys[i]: i for i in sorted(guilty, reverse=True)}
+        return next((i for i, key in enumerate(batch.keys) if since.get(key, i) < i), None)
+
+    def _is_settled(self, n: int) -> bool:
+        """Whether what becomes of a key in a batch of n events is a matter of its own events alone."""
+        shared = self.limits.idle is not None or self.limits.max_ahead is not None
+        return n == 1 or not (shared or len(self) + n > self.limits.max_keys)
+
+    def _in_quarantine(self, batch: Batch) -> list[int] | None:
+        """The events whose key is in quarantine when they come; None if only parts of the batch can tell."""
+        n, idle = len(batch), self.limits.idle
+        away = self.store.quarantined(batch.keys)
+        if not len(away):
+            return []
+        if n > 1 and len(self) + n > self.limits.max_keys:
+            return None  # one of the keys may be evicted, and come back as another
+        if idle is not None and batch.time is not None:
+            rows = self.store.keys.index.find([batch.keys[i] for i in away.tolist()])
+            latest = max([int(batch.time.max()), *self.store.largest.values()])
+            expired = latest - self.store.columns["last_time"][rows] > idle
+            if n > 1 and expired.any():
+                return None
+            away = away[~expired]
+        found: list[int] = away.tolist()
+        return found
 
     def _certain(self, plan: Plan) -> dict[int, str]:
         """The refusals of a plan that stand, whatever else of its batch must be refused.
@@ -169,49 +220,13 @@ class Core:
         and not behind a reset in the batch, which an event before it may have caused that is refused itself.
         Nothing is certain then, and the batch is served in halves; a single event always is.
         """
-        n, limits = len(plan.batch), self.limits
-        shared = limits.idle is not None or limits.max_ahead is not None
-        if n > 1 and (shared or len(self) + n > limits.max_keys):
+        n = len(plan.batch)
+        if not self._is_settled(n):
             return {}
         place = np.empty(n, np.int64)
         place[plan.links.order] = np.arange(n)
         unbroken = plan.links.starts[plan.segments.start_of[place]]
         return {i: reason for i, reason in plan.served.refused.items() if unbroken[i]}
-
-    def _oversized(self, fields: Mapping[str, Array]) -> dict[int, str]:
-        limit, refused = self.limits.max_value_bytes, {}
-        for path in self.store.kept_fields:
-            reason = f"{path}: a reset rule keeps at most {limit} bytes of it"
-            refused.update(dict.fromkeys(oversized(fields[path], limit).tolist(), reason))
-        return refused
-
-    def _admit(self, batch: Batch, refused: Mapping[int, str]) -> tuple[IntArray, dict[int, str]]:
-        """Indices of the events that may enter, and with the reason those too far ahead or without room."""
-        index = np.arange(len(batch))
-        if refused:
-            index = np.delete(index, sorted(refused))
-        full = index[:0]
-        while True:
-            ahead = self._ahead(batch, np.setdiff1d(index, full, assume_unique=True))
-            entering = np.setdiff1d(index, ahead, assume_unique=True)
-            now = self._without_room(batch, entering)
-            # Whoever finds no room moves no clock, and whoever is too far ahead takes no room.
-            if self.limits.max_ahead is None or np.array_equal(now, full):
-                entering = np.setdiff1d(entering, now, assume_unique=True)
-                return entering, dict.fromkeys(ahead.tolist(), AHEAD) | dict.fromkeys(now.tolist(), FULL)
-            full = now
-
-    def _ahead(self, batch: Batch, index: IntArray) -> IntArray:
-        ahead = self.limits.max_ahead
-        if batch.time is None or ahead is None or not len(index):
-            return index[:0]
-        return index[too_far_ahead(batch.time[index], self.store.largest.get(batch.source), ahead)]
-
-    def _without_room(self, batch: Batch, index: IntArray) -> IntArray:
-        keys = self.store.keys
-        if not self.limits.refuse_new or len(keys) + len(index) <= self.limits.max_keys:
-            return index[:0]
-        return index[keys.without_room([batch.keys[i] for i in index.tolist()])]
 
     def _plan(self, batch: Batch, fields: Mapping[str, Array]) -> Plan:
         """rows -> links -> resets -> keyed features -> segments -> step and scan."""
@@ -233,7 +248,7 @@ class Core:
         bounds = self.rules.apply(Asking(links, lives, carried, given, fields))
         inputs = self._keyed_features(batch, links, lives, bounds, time)
         segments = cut(links, bounds)
-        served = self._server.run(segments, inputs)
+        served = self.server.run(segments, inputs)
         return Plan(batch, placing, links, lives, bounds, carried, fields, given, segments, served)
 
     def _expiry(self, time: IntArray | None, order: IntArray) -> IntArray | None:
@@ -306,6 +321,7 @@ class Core:
         records["steps"] = steps[last]
         records["epoch"] = self.store.epoch
         records["pending"] = 0
+        records["quarantined"] = 0
         records["fresh"] = 0
         for path in self.store.kept_fields:
             records[f"field:{path}"] = plan.fields[path][last]
@@ -349,7 +365,7 @@ def _nothing(backend: Backend, refused: dict[int, str]) -> Outputs:
     return Outputs(empty, y, empty, empty.copy(), refused)
 
 
-def _join(parts: Sequence[tuple[int, Outputs]]) -> Outputs:
+def join(parts: Sequence[tuple[int, Outputs]]) -> Outputs:
     """The outputs of consecutive parts of a batch, each with the index at which it starts."""
     if len(parts) == 1:
         return parts[0][1]

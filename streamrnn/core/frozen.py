@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamrnn.core.key_names import Packed
-from streamrnn.core.segment import Chunks, encode, packed_objects
+from streamrnn.core.segment import BESIDE, Chunks, encode, packed_objects
 
 if TYPE_CHECKING:
     from streamrnn.core.store import Store
@@ -54,9 +54,10 @@ class Frozen:
     ) -> None:
         self._store, self._waits, self._header = store, waits, header
         self._gone: Callable[[], tuple[Array, Array]] | None = store.keys.gone.frozen()
+        self._beside = store.beside.frozen() if store.beside is not None else None
         self._next = self._parts = 0
         self._pieces: list[Piece] = []
-        self._more = None if changes is None else self._beside(changes)
+        self._more = None if changes is None else self._outside(changes)
         self.bytes = 0
         """Of copies that wait for their part."""
 
@@ -93,8 +94,9 @@ class Frozen:
         pieces, self._pieces, self.bytes = self._pieces or [self._piece(np.zeros(0, np.int64))], [], 0
         header = {**self._header, "part": self._parts}
         gone, self._gone = self._gone, None
+        beside, self._beside = self._beside, None
         self._parts += 1
-        return partial(encode_pieces, header, pieces, gone)
+        return partial(encode_pieces, header, pieces, gone, beside)
 
     def _copy(self, rows: IntArray) -> None:
         if len(rows):
@@ -105,7 +107,7 @@ class Frozen:
         self._pieces.append(piece)
         self.bytes += piece.bytes
 
-    def _beside(self, changes: Changes) -> Iterator[Piece]:
+    def _outside(self, changes: Changes) -> Iterator[Piece]:
         """Keys without a row, then numbers that nobody has any more."""
         for packs in changes.packs(_PIECE_KEYS):
             live = np.ones(len(packs.keys), np.bool_)
@@ -142,8 +144,12 @@ def encode_pieces(
     header: Mapping[str, Any],
     pieces: Sequence[Piece],
     gone: Callable[[], tuple[Array, Array]] | None,
+    beside: Callable[[], Mapping[str, Array]] | None = None,
 ) -> Chunks:
-    """A part of a segment, of at least one piece; `gone`, hashes and causes, stands in the first part."""
+    """A part of a segment, of at least one piece.
+
+    `gone`, hashes and causes, and what is kept `beside` the keys stand in the first part.
+    """
     lengths = np.concatenate([piece.keys.lengths for piece in pieces])
     tensors: dict[str, Sequence[Array]] = {
         "rows": [piece.rows for piece in pieces],
@@ -154,6 +160,8 @@ def encode_pieces(
     if gone is not None:
         names, causes = gone()
         tensors |= {"gone.hash": [names], "gone.cause": [causes]}
+    if beside is not None:
+        tensors |= {f"{BESIDE}{name}": [array] for name, array in beside().items()}
     for name, column in pieces[0].columns.items():
         columns = [piece.columns[name] for piece in pieces]
         if column.dtype == object:

@@ -72,7 +72,7 @@ class KeyIndex:
     def rebuild(self) -> None:
         """Index all that `names` holds."""
         self._small, self._wide = {}, None
-        held = np.delete(np.arange(len(self._names)), self._names.free())
+        held = self._names.held()
         if len(held) > _WIDE_FROM:
             self._wide = WideIndex(self._names)
             self._wide.fill(held)

@@ -99,6 +99,10 @@ class KeyNames:
         """The rows that hold no key."""
         return np.flatnonzero(self._length[: self._rows] == _FREE)
 
+    def held(self) -> IntArray:
+        """The rows that hold one, ascending."""
+        return np.flatnonzero(self._length[: self._rows] != _FREE)
+
     def key(self, row: int) -> str | None:
         """The key of a row, None if it is free."""
         found = self.encoded(row)
@@ -125,7 +129,7 @@ class KeyNames:
         self._dead += int(np.maximum(self._length[rows], 0).sum())
         self._length[rows] = _FREE
         if self._dead > _FEW_BYTES and 2 * self._dead > self._used:
-            held = np.flatnonzero(self._length[: self._rows] != _FREE)
+            held = self.held()
             kept = self.packed(held)
             self._used = self._dead = 0
             self.put(held, kept)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from streamrnn.events import Array, IntArray
 
 FORMAT = 1
+BESIDE = "beside."
+"""Before the names of arrays that are of no key; the last segment that has any has all of them."""
 
 
 Chunks = list[bytes | memoryview]
@@ -39,6 +41,18 @@ _DTYPES = {"f4": "F32", "f8": "F64", "f2": "F16", "i8": "I64", "i4": "I32", "i2"
 
 
 _NUMPY = {name: np.dtype(f"<{code}") for code, name in _DTYPES.items()}
+
+
+class Beside(Protocol):
+    """What is kept of a shard beside its keys, and goes where they go."""
+
+    def frozen(self) -> Callable[[], Mapping[str, Array]]:
+        """All of it as it is now, as arrays by name; what is returned may be asked on any thread."""
+        ...
+
+    def load(self, arrays: Mapping[str, Array]) -> None:
+        """The reverse, in place of what there is."""
+        ...
 
 
 def encode(header: Mapping[str, Any], tensors: Mapping[str, Sequence[Array]]) -> Chunks:
@@ -92,6 +106,10 @@ def read(store: Store, segments: Iterable[bytes]) -> str | None:
         store.epochs = {int(bits): epoch for bits, epoch in header["epochs"].items()}
         if "gone.hash" in tensors:
             store.keys.gone.load(tensors["gone.hash"], tensors["gone.cause"], header["forgot"])
+        beside = {n.removeprefix(BESIDE): array for n, array in tensors.items() if n.startswith(BESIDE)}
+        if store.beside is not None and beside:
+            store.beside.load(beside)
+        store.has_quarantine |= bool(np.any(tensors.get("column.quarantined", 0)))
     store.keys.rebuild()
     if store.tiers is not None:
         store.tiers.settle()
@@ -108,6 +126,7 @@ def header_of(store: Store, base: bool) -> dict[str, Any]:
         "fingerprint": store.fingerprint,
         "meaning": store.meaning,
         "causes": store.cause_names,
+        "guard": store.limits.guard,
         "shard": 0,
         "shards": 1,
         "sequence": store.sequence,
@@ -148,7 +167,7 @@ def _check(store: Store, header: Mapping[str, Any], number: int) -> str | None:
             f"the state is of the model {header['fingerprint'][:12]}, this one is "
             f"{store.fingerprint[:12]}: run it with that model, or start without its state"
         )
-    if tuple(header["causes"]) != store.cause_names:
+    if _of_rules(header["causes"], header.get("guard")) != _of_rules(store.cause_names, store.limits.guard):
         raise StateError(
             f"the state was kept under the reset rules {', '.join(header['causes'][5:]) or '(none)'}, "
             f"this pipeline has {', '.join(store.cause_names[5:]) or '(none)'}"
@@ -159,6 +178,11 @@ def _check(store: Store, header: Mapping[str, Any], number: int) -> str | None:
         "the state was kept by the same model under another backend or other options of it; what follows is "
         "equal to its continuation but for the last bits"
     )
+
+
+def _of_rules(causes: Sequence[str], guard: str | None) -> Sequence[str]:
+    """The causes but for the last one of a guard that resets, which may come and go."""
+    return list(causes[:-1] if guard == "reset" else causes)
 
 
 def _lay(store: Store, rows: IntArray, tensors: Mapping[str, Array]) -> None:

@@ -59,11 +59,19 @@ class Shards:
 
     def mark(self, mark: Mark) -> None:
         """Between batches: the end of a partition means that partition; any other mark, all of them."""
-        if self.partitioned and mark.kind == "source_end":
-            self.of(mark.origin).mark(mark)
-            return
-        for _, core in self.items():
+        for core in self.meant(mark):
             core.mark(mark)
+
+    def meant(self, mark: Mark) -> list[Core]:
+        """The cores that a mark is for."""
+        if self.partitioned and mark.kind == "source_end":
+            return [self.of(mark.origin)]
+        return [core for _, core in self.items()]
+
+    @property
+    def held(self) -> int:
+        """Events that wait for their turn, in all partitions."""
+        return sum(len(core.waiting) for core in self._cores.values() if core.waiting is not None)
 
     @property
     def footprint_bytes(self) -> int:

@@ -76,6 +76,8 @@ class SingleServer:
         column = store.columns.arrays
         if row < 0 or column["pending"][row] or column["epoch"][row] != store.epoch:
             return None
+        if store.has_quarantine and column["quarantined"][row]:
+            return None
         last, time = int(column["last_time"][row]), None
         if batch.time is not None:
             time = int(batch.time[0])
@@ -112,6 +114,8 @@ class SingleServer:
         for feature in self._elapsed:
             x[feature.input] = _with_elapsed(x[feature.input], batch, feature, event)
         slab = self._store.slab
+        self._server.calls += 1
+        self._server.stepped += 1
         state = slab.take(event.rows, np.array([event.fresh], np.int8), x)
         try:
             state, y = self._server.backend.step(state, x)

@@ -17,6 +17,8 @@ _ROW_BITS = 32
 _ROW = (1 << _ROW_BITS) - 1
 _TAG = (1 << 31) - 1
 _FIRST_BITS = 16
+_CHUNK = 1 << 15
+_PART_BITS = 4
 
 
 class Slots:
@@ -93,16 +95,31 @@ class Slots:
         """A new table of these rows, at least half of it empty when `more` have come."""
         bits = max(_FIRST_BITS, (2 * (len(rows) + more)).bit_length())
         self._make(bits)
-        self._filled = 0
-        # In the order of their homes nobody is in another's way, but for those that wrap around.
-        home = self._home(self._hash[rows])
-        order = np.argsort(home, kind="stable")
-        rows, count = rows[order], np.arange(len(order))
-        slots = np.maximum.accumulate(home[order] - count) + count
-        inside = slots <= self._mask
-        self._table[slots[inside]] = self._entries(rows[inside])
-        self._filled = int(inside.sum())
-        self._insert(rows[~inside])
+        self._filled = free = 0
+        beyond = rows[:0]
+        for part in self._in_order(rows):
+            # In the order of their homes nobody is in another's way, but for those that wrap around.
+            home = self._home(self._hash[part])
+            order = np.argsort(home, kind="stable")
+            part, count = part[order], np.arange(len(order))
+            slots = np.maximum.accumulate(np.maximum(home[order], free) - count) + count
+            inside = slots <= self._mask
+            self._table[slots[inside]] = self._entries(part[inside])
+            self._filled += int(inside.sum())
+            beyond, free = np.concatenate([beyond, part[~inside]]), int(slots.max(initial=free - 1)) + 1
+        self._insert(beyond)
+
+    def _in_order(self, rows: IntArray) -> Iterator[IntArray]:
+        """Some rows at a time, of ever higher homes: sorting all takes twice the memory of the table."""
+        if len(rows) <= _CHUNK:
+            yield rows
+            return
+        part = np.empty(len(rows), np.uint8)
+        for start in range(0, len(rows), _CHUNK):
+            hashes = self._hash[rows[start : start + _CHUNK]]
+            part[start : start + _CHUNK] = hashes >> np.uint64(64 - _PART_BITS)
+        for i in range(1 << _PART_BITS):
+            yield rows[part == i]
 
     def _insert(self, rows: IntArray) -> None:
         """Put rows at the first slot from their home on that is free, whoever comes first."""

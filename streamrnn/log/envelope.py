@@ -26,8 +26,9 @@ _MOST_TIMES, _MOST_BESIDE_BYTES = 6, 4096
 class Envelope(msgspec.Struct, gc=False, omit_defaults=True):
     """A line of an ingest log. `value` is a record of JSON; one that is none is in `text` or `base64`.
 
-    `time` counts microseconds since 1970 and never goes back. `refused` says why framing refused it. A
-    line with neither of the three is no record: from there on the producer has this epoch.
+    `time` counts microseconds since 1970 and never goes back. `refused` says why it is refused: by framing,
+    or, with `conflict`, since the log has another record of this `seq`. A line with neither of the three is
+    no record: from there on the producer has this epoch.
     """
 
     time: int
@@ -38,6 +39,7 @@ class Envelope(msgspec.Struct, gc=False, omit_defaults=True):
     text: str | None = None
     base64: bytes | None = None
     refused: str | None = None
+    conflict: bool = False
 
     @property
     def record(self) -> bytes | msgspec.Raw | None:
@@ -99,6 +101,14 @@ def wrap(
     for i, (start, end) in enumerate(zip(frames.starts.tolist(), frames.ends.tolist(), strict=True)):
         made.append(Envelope(time, producer, epoch, seqs[i], refused=frames.refused.get(i)))
         _put(made[-1], frames.buffer[start:end])
+    return made
+
+
+def wrap_conflict(record: bytes, time: int, producer: str, epoch: int, seq: int) -> Envelope:
+    """An envelope for a record of whose number the log has another."""
+    why = f"sequence number {seq} of {producer} belongs to another record already"
+    made = Envelope(time, producer, epoch, seq, refused=why, conflict=True)
+    _put(made, record)
     return made
 
 

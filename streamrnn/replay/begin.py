@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from streamrnn.commit import manifest as m
 from streamrnn.commit import recovery
+from streamrnn.commit.carry import model_of
 from streamrnn.commit.exports import meaning_of, mismatch
-from streamrnn.commit.job import described, model_of, restore
+from streamrnn.commit.job import described, restore
 from streamrnn.errors import SourceError, StateError
 from streamrnn.ports import Resumable
 
@@ -59,7 +60,7 @@ def begin(beginning: Beginning, parts: Parts, spec: PipelineSpec, context: Conte
     `SourceError` if the data is not what the commit was reading.
     """
     manifest = beginning.manifest
-    now = meaning_of({"pipeline": described(spec), "model": model_of(parts)})
+    now = meaning_of({"pipeline": described(spec), "model": model_of(parts.backend)})
     if lines := mismatch(meaning_of(manifest), now):
         told = f"{beginning} in {beginning.folder} is of another pipeline:"
         raise StateError("\n".join([told, *lines, "leave the commit out to begin with nothing"]))

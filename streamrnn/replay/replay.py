@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from streamrnn.build import build_pipeline
+from streamrnn.commit import control
+from streamrnn.commit.parking import Parking, Parks
 from streamrnn.context import ManualClock
 from streamrnn.events import Block, Mark, Origin
-from streamrnn.pipeline import Parts, Served, serve
+from streamrnn.pipeline import Parts, Served, mark, rest, serve
 from streamrnn.ports import EndOfStream
-from streamrnn.replay.until import Until, head
+from streamrnn.replay.until import Until
 
 if TYPE_CHECKING:
     from streamrnn.config.spec import PipelineSpec
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from streamrnn.events import OutBlock
     from streamrnn.registry import Registry
 
-_NO_MARKS = ("stdin", "socket")
+_NO_MARKS = ("stdin", "socket", "http")
 """Sources of which the end of a file that recorded them is none of their own."""
 
 
@@ -30,6 +32,7 @@ class Replay:
 
     `parts` are those of the pipeline but for the sink and the file of refused events; between two blocks the
     state of its keys is in `parts.shards`. `limit` bounds the events of a block: with 1 every step is seen.
+    What the pipeline has parked is refused here too, under whatever name its recorded data has.
     """
 
     parts: Parts
@@ -43,9 +46,10 @@ class Replay:
             try:
                 found = self.parts.source.read(self.limit or self.parts.max_batch_events, 0)
             except EndOfStream:
+                yield from rest(self.parts)
                 return
             if isinstance(found, Mark):
-                self._mark(found)
+                yield from self._mark(found)
             elif found:
                 yield from self._serve(found)
 
@@ -59,18 +63,18 @@ class Replay:
     def _is_over(self) -> bool:
         return self.until is not None and self.until.reached
 
-    def _mark(self, mark: Mark) -> None:
+    def _mark(self, told: Mark) -> Iterator[Served]:
         if self.until is not None:
-            self.until.left(mark.origin)
+            self.until.left(told.origin)
         if self.keeps_marks and not self._is_over:
-            self.parts.shards.mark(mark)
+            yield from mark(self.parts, told)
 
     def _serve(self, block: Block) -> Iterator[Served]:
         count = len(block) if self.until is None else self.until.cut(block, self.parts)
         # Limits on time go by the kind of source; the commit knows it under the name it had.
         block.origin = Origin(self.source_name, block.origin.partition)
         if count:
-            yield serve(self.parts, block if count == len(block) else head(block, count))
+            yield from serve(self.parts, block.part(0, count))
 
 
 def build_replay(spec: PipelineSpec, registry: Registry, context: Context, original: PipelineSpec) -> Replay:
@@ -82,6 +86,9 @@ def build_replay(spec: PipelineSpec, registry: Registry, context: Context, origi
     context = replace(context, clock=ManualClock())
     parts = build_pipeline(alone, registry, context, sink=_Nowhere()).parts
     name, options = original.source.component.name, original.source.options
+    if original.file.checkpoint is not None:
+        entries, _ = control.read(context.fs, context.path(original.file.checkpoint.dir))
+        parts.watch = Parks(Parking.of(entries))
     keeps_marks = name not in _NO_MARKS and not getattr(options, "follow", False)
     return Replay(parts, name, keeps_marks)
 

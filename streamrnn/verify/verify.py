@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from streamrnn.build import order_policy
+from streamrnn.config.problems import problem
 from streamrnn.errors import ConfigError, Finding
 from streamrnn.verify.compare import Tolerance, pair_outputs
 from streamrnn.verify.evidence import Evidence, Side
@@ -34,6 +36,7 @@ def verify(
     """
     live_spec, reference_spec = live[0], reference[0]
     _check_decode(live_spec, reference_spec)
+    _check_order(live_spec)
     with ExitStack() as opened:
         model = load_offline(*reference)
         opened.callback(model.close)
@@ -68,6 +71,16 @@ def _check_decode(live: PipelineSpec, reference: PipelineSpec) -> None:
         text = f"expected '{ours}', as in {live.tree.file}, whose records both read; found '{theirs}'"
         mark = reference.tree.mark(("decode", "type"))
         raise ConfigError([Finding(reference.tree.file, *mark, "decode.type", text)])
+
+
+def _check_order(live: PipelineSpec) -> None:
+    """Both sides are played as events arrive."""
+    if order_policy(live) is not None:
+        text = (
+            "expected events to be served as they arrive, since that is how both sides read them here: leave "
+            "`order` out, and name data with --input that is in order and has no event twice"
+        )
+        raise ConfigError([problem(live.tree, ("order",), text)])
 
 
 def _outputs(own: Offline, model: Offline, reference: PipelineSpec) -> Mapping[str, str]:

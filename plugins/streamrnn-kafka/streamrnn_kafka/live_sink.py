@@ -17,6 +17,7 @@ from streamrnn.errors import OptionError, SinkError
 from streamrnn_kafka.loop_thread import LoopThread
 from streamrnn_kafka.outputs import framing_of, partition_of, records_of
 from streamrnn_kafka.records import NO_TIMESTAMP
+from streamrnn_kafka.security import access, reasons
 from streamrnn_kafka.topics import partitions_of
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ Rows = tuple[Sequence[bytes | None], Sequence[bytes], Sequence[int]]
 class Producer:
     """One producer of the client, and what it has sent."""
 
-    def __init__(self, config: KafkaSinkConfig, transaction: str | None) -> None:
+    def __init__(self, config: KafkaSinkConfig, access: Mapping[str, Any], transaction: str | None) -> None:
         self._topic, self.transactional = config.topic, transaction is not None
         compression = None if config.compression == "none" else config.compression
         more: dict[str, Any] = {}
@@ -47,8 +48,7 @@ class Producer:
             timeout_ms = int(config.transaction_timeout_s * 1000)
             more = {"transactional_id": transaction, "transaction_timeout_ms": timeout_ms}
         self.client = AIOKafkaProducer(
-            bootstrap_servers=config.brokers,
-            client_id="streamrnn",
+            **access,
             enable_idempotence=True,
             compression_type=compression,
             max_batch_size=_BATCH_BYTES,
@@ -120,9 +120,10 @@ class KafkaSink:
         self._context, self._config = context, config
         self._framing = (0, 0)
         self._closed = False
+        self._access = access(config, context)
         self._thread = LoopThread("kafka-sink")
         try:
-            with _told():
+            with reasons() as why, _told(why):
                 self._thread.call(self._connect())
         except BaseException:
             self._thread.close()
@@ -176,7 +177,7 @@ class KafkaSink:
             self._thread.close()
 
     async def _connect(self) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._config.brokers, client_id="streamrnn")
+        admin = AIOKafkaAdminClient(**self._access)
         try:
             await admin.start()
             self._partitions = len(await partitions_of(admin, self._config.topic))
@@ -189,7 +190,7 @@ class KafkaSink:
         await self._begin()
 
     async def _begin(self) -> None:
-        self._producer = Producer(self._config, None)
+        self._producer = Producer(self._config, self._access, None)
         await self._producer.client.start()
 
     async def _write(self, source: int, rows: Rows) -> None:
@@ -268,7 +269,9 @@ class TransactionalSink(KafkaSink):
 
     async def _acquire(self, partitions: Sequence[int]) -> None:
         await self._release(partitions)
-        made = {number: Producer(self._config, f"{self._prefix}-{number}") for number in partitions}
+        made = {
+            number: Producer(self._config, self._access, f"{self._prefix}-{number}") for number in partitions
+        }
         self._producers.update(made)
         # A start waits for an id, and the broker gives none before the last one's transaction has ended.
         await asyncio.gather(*(producer.client.start() for producer in made.values()))
@@ -313,8 +316,8 @@ def build(config: KafkaSinkConfig, context: Context) -> KafkaSink:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _told(why: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
     except (KafkaError, OSError) as error:
-        raise SinkError(f"kafka: {type(error).__name__}: {error}") from error
+        raise SinkError("; ".join([f"kafka: {type(error).__name__}: {error}", *why])) from error

@@ -22,6 +22,7 @@ from streamrnn_kafka.group_commits import GroupCommits
 from streamrnn_kafka.loop_thread import LoopThread
 from streamrnn_kafka.record_fields import RecordFields
 from streamrnn_kafka.records import Records
+from streamrnn_kafka.security import access, reasons
 from streamrnn_kafka.topics import partitions_of
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _ask(self, what: str, partitions: Iterable[TopicPartition]) -> None:
         numbers = sorted(each.partition for each in partitions)
-        if numbers and not self.closing:
+        if (numbers or what == "assigned") and not self.closing:
             request = _Request(what, numbers, asyncio.get_running_loop().create_future())
             self.requests.put(request)
             await request.done
@@ -107,9 +108,10 @@ class KafkaSource:
         self._listener = _Listener()
         self.keeper: Keeper | None = None
         self._started = self._closed = False
+        self._access = access(config, context)
         self.thread = LoopThread("kafka-source")
         try:
-            with _told():
+            with reasons() as why, _told(why):
                 self.thread.call(self._connect())
         except BaseException:
             self.thread.close()
@@ -202,9 +204,8 @@ class KafkaSource:
     async def _connect(self) -> None:
         config = self.config
         self.consumer = AIOKafkaConsumer(
-            bootstrap_servers=config.brokers,
+            **self._access,
             group_id=config.group,
-            client_id="streamrnn",
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level=config.isolation,
@@ -212,7 +213,7 @@ class KafkaSource:
             heartbeat_interval_ms=int(config.session_timeout_s * 1000 / 3),
             partition_assignment_strategy=(StickyPartitionAssignor,),
         )
-        self.admin = AIOKafkaAdminClient(bootstrap_servers=config.brokers, client_id="streamrnn")
+        self.admin = AIOKafkaAdminClient(**self._access)
         try:
             await self.consumer.start()
             await self.admin.start()
@@ -328,7 +329,6 @@ class KafkaSource:
             held = [number for number in numbers if number in self._next]
             self.drop(held, lambda: self.keeper.revoked(held) if self.keeper else None)
         else:
-            self._context.log.info("group %s: partitions %s have come", self.config.group, numbers)
             offsets = self.keeper.assigned(numbers)
             self.thread.call(self._seek(offsets))
             self._next.update(offsets)
@@ -360,16 +360,9 @@ def build(config: KafkaSourceConfig, context: Context, new_framer: Callable[...,
 
 
 def _columns(records: Sequence[ConsumerRecord]) -> Records:
-    values = [record.value for record in records]
-    nulls = [i for i, value in enumerate(values) if value is None]
-    if nulls:
-        values = [value or b"" for value in values]
-    n = len(values)
     return Records(
-        np.fromiter([record.offset for record in records], np.int64, n),
-        b"".join(values),
-        np.cumsum(np.fromiter(map(len, values), np.int64, n)),
-        nulls,
+        np.fromiter([record.offset for record in records], np.int64, len(records)),
+        [record.value for record in records],
         [record.key for record in records],
         [record.timestamp for record in records],
         [record.headers for record in records],
@@ -377,8 +370,8 @@ def _columns(records: Sequence[ConsumerRecord]) -> Records:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _told(why: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
     except (KafkaError, OSError) as error:
-        raise SourceError(f"kafka: {type(error).__name__}: {error}") from error
+        raise SourceError("; ".join([f"kafka: {type(error).__name__}: {error}", *why])) from error

@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from streamrnn_kafka.field_names import field_problem
 
@@ -102,12 +112,99 @@ Brokers = Annotated[
 ]
 
 
-class KafkaSourceConfig(SourceOptions):
-    """Events from a topic on a broker."""
+class Tls(_Options):
+    """The section `tls` of an end that connects to brokers."""
 
-    operational: ClassVar = frozenset({"brokers", "session_timeout_s"})
+    ca: str | None = Field(
+        default=None,
+        min_length=1,
+        description="File with the authorities one of which must have signed the brokers' certificates; "
+        "left out, those of this machine.",
+    )
+    cert: str | None = Field(
+        default=None,
+        min_length=1,
+        description="File with the certificate to show to brokers, if they want one.",
+    )
+    key: str | None = Field(
+        default=None,
+        min_length=1,
+        description="File with that certificate's private key, without a password.",
+    )
+
+    @model_validator(mode="after")
+    def _has_both(self) -> Tls:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("expected cert and key together, found one of them")
+        return self
+
+    def files(self) -> dict[str, str]:
+        """The file of each option that names one."""
+        named = {"ca": self.ca, "cert": self.cert, "key": self.key}
+        return {option: file for option, file in named.items() if file is not None}
+
+
+class Sasl(_Options):
+    """The section `sasl`: as whom to connect."""
+
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        description="How the password is proven; `PLAIN` sends it, and needs `tls` beyond this machine."
+    )
+    username: str = Field(min_length=1, description="Who this is.")
+    password: SecretStr | None = Field(
+        default=None, min_length=1, description="A reference to the password, such as `${KAFKA_PASSWORD}`."
+    )
+    password_file: str | None = Field(
+        default=None, min_length=1, description="File whose one line is the password, in place of `password`."
+    )
+
+    @model_validator(mode="after")
+    def _has_one(self) -> Sasl:
+        if (self.password is None) == (self.password_file is None):
+            found = "neither" if self.password is None else "both"
+            raise ValueError(f"expected password or password_file, found {found}")
+        return self
+
+
+class ClusterOptions(_Options):
+    """How brokers are reached."""
+
+    secrets: ClassVar = (("sasl", "password"),)
 
     brokers: Brokers
+    tls: Tls | None = Field(
+        default=None,
+        description="TLS 1.2 or newer; files are PEM, relative to the pipeline file. `{}` trusts the "
+        "authorities of this machine.",
+    )
+    sasl: Sasl | None = Field(default=None, description="As whom to connect.")
+
+    @property
+    def needed_files(self) -> dict[tuple[str, ...], str]:
+        """Files without which it cannot start, by the option that names them."""
+        tls = {("tls", option): file for option, file in (self.tls.files() if self.tls else {}).items()}
+        if self.sasl is None or self.sasl.password_file is None:
+            return tls
+        return {**tls, ("sasl", "password_file"): self.sasl.password_file}
+
+    @field_validator("sasl")
+    @classmethod
+    def _keeps_its_password(cls, sasl: Sasl | None, info: ValidationInfo) -> Sasl | None:
+        hosts = [broker.rpartition(":")[0] for broker in info.data.get("brokers", "").split(",")]
+        bare = sasl is not None and sasl.mechanism == "PLAIN" and info.data.get("tls") is None
+        if bare and not all(host == "localhost" or host.startswith("127.") for host in hosts):
+            raise ValueError(
+                "mechanism PLAIN would send the password in plain text to another machine; add tls, or use "
+                "SCRAM-SHA-512"
+            )
+        return sasl
+
+
+class KafkaSourceConfig(ClusterOptions, SourceOptions):
+    """Events from a topic on a broker."""
+
+    operational: ClassVar = frozenset({"brokers", "tls", "sasl", "session_timeout_s"})
+
     group: str | None = Field(
         default=None,
         min_length=1,
@@ -144,12 +241,11 @@ class KafkaSourceConfig(SourceOptions):
         return self.group is not None
 
 
-class KafkaSinkConfig(_Options):
+class KafkaSinkConfig(ClusterOptions):
     """Outputs to a topic on a broker."""
 
-    operational: ClassVar = frozenset({"brokers", "compression", "transaction_timeout_s"})
+    operational: ClassVar = frozenset({"brokers", "tls", "sasl", "compression", "transaction_timeout_s"})
 
-    brokers: Brokers
     topic: str = Field(pattern=_TOPIC, description="The topic to write; it must exist.")
     delivery: Literal["exactly_once", "at_least_once"] = Field(
         default="exactly_once",

@@ -12,7 +12,7 @@ from streamrnn.events import Block, Origin
 from streamrnn_kafka.field_names import HEADER, PREFIX, TIMESTAMP, field_problem
 
 if TYPE_CHECKING:
-    from streamrnn.events import Column
+    from streamrnn.events import Column, IntArray
     from streamrnn_kafka.records import Headers, Records, Wanted
 
 _KEPT_BYTES = 256
@@ -48,9 +48,10 @@ class RecordFields:
 
         A record without a value is refused, as is one over the limit, of which the beginning is kept.
         """
-        starts, ends = np.empty_like(records.ends), records.ends
-        starts[0], starts[1:] = 0, ends[:-1]
-        refused = dict.fromkeys(records.nulls, "a record without a value")
+        buffer, ends, nulls = _lines(records.values)
+        starts = np.empty_like(ends)
+        starts[0], starts[1:] = 0, ends[:-1] + 1
+        refused = dict.fromkeys(nulls, "a record without a value")
         long = np.flatnonzero(ends - starts > self._limit)
         if len(long):
             for i in long.tolist():
@@ -60,7 +61,7 @@ class RecordFields:
             ends[long] = starts[long] + min(self._limit, _KEPT_BYTES)
         fields = self._fields(records, topic, partition, refused)
         origin, at = Origin(self._source, f"{topic}-{partition}"), records.offsets
-        return Block(records.buffer, starts, ends, at, at, origin, refused, fields=fields)
+        return Block(buffer, starts, ends, at, at, origin, refused, fields=fields)
 
     def _fields(
         self, records: Records, topic: str, partition: int, refused: dict[int, str]
@@ -81,6 +82,22 @@ class RecordFields:
             elif path == "kafka.topic":
                 found[path] = [topic] * len(records)
         return found
+
+
+def _lines(values: Sequence[bytes | None]) -> tuple[bytes, IntArray, list[int]]:
+    """Values with line feeds between them, as codecs of lines want them; where each ends; which are None."""
+    nulls = list[int]()
+    try:
+        buffer = b"\n".join(values)  # type: ignore[arg-type]
+    except TypeError:
+        nulls = [i for i, value in enumerate(values) if value is None]
+        values = [value or b"" for value in values]
+        buffer = b"\n".join(values)
+    found = np.flatnonzero(np.frombuffer(buffer, np.uint8) == ord("\n"))
+    if len(found) == len(values) - 1:
+        return buffer, np.append(found, len(buffer)), nulls
+    sizes = np.fromiter(map(len, values), np.int64, len(values))  # type: ignore[arg-type]
+    return buffer, np.cumsum(sizes + 1) - 1, nulls
 
 
 def _last(headers: Headers, name: str) -> bytes | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from streamrnn.events import Array
 
 _LOG = re.compile(r"(\d{20})\.log")
-_WINDOW_BYTES = 1 << 20
+_WINDOW_BYTES = 1 << 17
 _ZEROS = bytes(HEADER_BYTES)
 OFFSET_ENTRY = np.dtype([("offset", ">i4"), ("position", ">i4")])
 TIME_ENTRY = np.dtype([("timestamp", ">i8"), ("offset", ">i4")])

@@ -8,6 +8,7 @@ import pytest
 from aiokafka import TopicPartition
 from streamrnn_kafka.live_sink import FENCED, Producer
 from streamrnn_kafka.options import KafkaSinkConfig
+from streamrnn_kafka.security import access
 from test_kafka_group import (
     PARTITIONS,
     PIPELINE,
@@ -22,6 +23,8 @@ from test_kafka_group import (
     wait_until,
 )
 
+from streamrnn.testing import quiet_context
+
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(kafka.MISSING is not None, reason=str(kafka.MISSING))]
 __all__ = ["brokers", "topics"]
 GROUP = "fenced"
@@ -29,9 +32,13 @@ ROWS = ([b"key"] * 3, [b"value"] * 3, [-1] * 3)
 STAGES = ("idle", "begun", "sent", "flushed", "offsets sent", "committed")
 
 
+def reached(config):
+    return access(config, quiet_context())
+
+
 async def owner(config, name, stage, at):
     """A producer that has come as far as a stage of its commit of an offset."""
-    producer, stages = Producer(config, name), STAGES[: STAGES.index(stage) + 1]
+    producer, stages = Producer(config, reached(config), name), STAGES[: STAGES.index(stage) + 1]
     await producer.client.start()
     if "begun" in stages:
         await producer.begin()
@@ -52,7 +59,7 @@ async def change_of_hands(brokers, source, sink, stage):
     name, config = kafka.name("transaction"), KafkaSinkConfig(brokers=brokers, topic=sink)
     partition = TopicPartition(source, 0)
     first = await owner(config, name, stage, (partition, 5, "first"))
-    second = Producer(config, name)
+    second = Producer(config, reached(config), name)
     await second.client.start()
     seen = await kafka.committed(brokers, GROUP, partition)
     failed = 0
@@ -85,7 +92,8 @@ def test_who_lost_a_partition_can_commit_nothing_more(brokers, topics, stage):
 
 async def steal(brokers, sink, transaction):
     """Take over a partition's transactions, as its next owner would."""
-    thief = Producer(KafkaSinkConfig(brokers=brokers, topic=sink), transaction)
+    config = KafkaSinkConfig(brokers=brokers, topic=sink)
+    thief = Producer(config, reached(config), transaction)
     await thief.client.start()
     await thief.stop()
 

@@ -96,6 +96,25 @@ def test_what_kafka_keeps_of_a_record_are_fields_of_the_event(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("keyed", [False, True])
+def test_values_may_hold_line_feeds_anywhere(tmp_path, keyed):
+    shapes = ('{"x": %d}', '{"x": %d}\n', '\n{"x": %d}', '{"x":\n%d}', '{"x": %d}', '{"x": %d}')
+    values = [(shapes[i // 50 % 6] % (i % 5)).encode() for i in range(600)]
+    put(tmp_path, *((b"a" if i % 7 else b"b\nb", value, []) for i, value in enumerate(values)))
+    key = "kafka.key" if keyed else "kafka.partition"
+    serve(
+        tmp_path,
+        event=f"{{key: {key}, inputs: {{x: [{{field: x}}]}}}}",
+        encode="{type: jsonl, include: [kafka.offset]}",
+    )
+    sums, expected = {}, []
+    for i in range(600):
+        key = (i % 7 == 0) if keyed else None
+        sums[key] = sums.get(key, 0) + i % 5
+        expected.append({"kafka.offset": i, "y": float(sums[key])})
+    assert lines(tmp_path) == expected
+
+
 def test_what_no_event_can_be_made_of_is_refused_with_its_offset(tmp_path):
     put(
         tmp_path,

@@ -82,6 +82,7 @@ def served(folder):
     return m.decode((folder / "job" / m.commit_name(numbers[0])).read_bytes())["events"] if numbers else 0
 
 
+@pytest.mark.timeout(20_000)
 @pytest.mark.slow
 def test_kills_between_four_live_partitions(tmp_path, whole):
     rng, kills, rounds = random.Random(os.getpid()), 0, 0

@@ -1,0 +1,222 @@
+"""A pipeline goes on as its file says now, without losing an event or a state.
+
+`prepare` may take its time, on any thread: the file is checked and its model loaded while the old pipeline
+serves. `switch` is done between two batches, on the pipeline's own. Four ways, by what has changed:
+
+- how outputs look, or how events are read: only those parts are exchanged;
+- the model, its limits: the states go over to new cores, both ends stay open;
+- the ends themselves, where they can be opened again: everything is closed, and built from the last commit;
+- what would lose events or states: refused, and the old pipeline goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamrnn.build import core_limits
+from streamrnn.commit.carry import Carrying, Change, is_same, model_of, way
+from streamrnn.commit.job import described, restore, take_over
+from streamrnn.commit.recovery import differences
+from streamrnn.commit.writer import Commits
+from streamrnn.daemon.commands import agree
+from streamrnn.daemon.hosted import RefusedError
+from streamrnn.errors import StateError, StreamrnnError
+from streamrnn.pipeline import Pipeline
+from streamrnn.ports import Resumable
+from streamrnn.testing import built_unread
+
+if TYPE_CHECKING:
+    from streamrnn.config.spec import Chosen, PipelineSpec
+    from streamrnn.daemon.hosted import Hosted, Opened
+    from streamrnn.pipeline import Parts
+
+_DECIDES = ("event.key", "event.time", "event.inputs", "reset", "order", "model.context")
+"""What a state means beside the model: where one of these changes, no key can go on."""
+
+
+@dataclass
+class Prepared:
+    """A pipeline built from a changed file, but for its ends; `asked` is what to do with states."""
+
+    opened: Opened
+    pipeline: Pipeline
+    asked: Change | None
+
+
+def prepare(opened: Opened, asked: Change | None) -> Prepared:
+    """Load and probe the model of a changed file. Raises what building it does, and changes nothing."""
+    return Prepared(opened, built_unread(opened.spec, opened.registry, opened.context), asked)
+
+
+def switch(hosted: Hosted, prepared: Prepared) -> str:
+    """Go on with what was prepared; how, in words. Raises `RefusedError`, and then all is as it was."""
+    old, new = hosted.opened.spec, prepared.opened.spec
+    pipeline = hosted.pipeline
+    assert pipeline is not None
+    try:
+        if _are_ends_kept(old, new, pipeline):
+            told = _exchange(hosted, pipeline, prepared)
+        else:
+            told = _build_again(hosted, pipeline, prepared)
+    except RefusedError:
+        prepared.pipeline.parts.backend.close()
+        raise
+    return told
+
+
+def _are_ends_kept(old: PipelineSpec, new: PipelineSpec, pipeline: Pipeline) -> bool:
+    """Whether source, sink and the file of refused events can stay as they are, open."""
+    return (
+        _section(old.source) == _section(new.source)
+        and _section(old.decode) == _section(new.decode)
+        and _section(old.sink) == _section(new.sink)
+        and old.encode.component is new.encode.component
+        and old.file.dead_letter == new.file.dead_letter
+        and _apart_from_change(old) == _apart_from_change(new)
+        and old.file.limits.max_line_bytes == new.file.limits.max_line_bytes
+        and not hasattr(pipeline.parts.source, "supply")
+        and (pipeline.commits is None or isinstance(pipeline.commits, Commits))
+    )
+
+
+def _apart_from_change(spec: PipelineSpec) -> dict[str, Any]:
+    """The section `checkpoint`, but for what is looked at only when a model changes."""
+    checkpoint = spec.file.checkpoint
+    return checkpoint.model_dump(exclude={"model_change"}) if checkpoint else {}
+
+
+def _section(chosen: Chosen) -> tuple[str, Any]:
+    return chosen.component.name, chosen.options
+
+
+def _exchange(hosted: Hosted, pipeline: Pipeline, prepared: Prepared) -> str:
+    """The ends stay; of what lies between them, what has changed is exchanged."""
+    old, new, parts = hosted.opened.spec, prepared.opened.spec, prepared.pipeline.parts
+    was, now = pipeline.parts, parts
+    same_model = model_of(was.backend)["fingerprint"] == model_of(now.backend)["fingerprint"]
+    declared = _declared(old, new)
+    if same_model and not declared and core_limits(old) == core_limits(new):
+        _adopt_ends(was, now, old, new)
+        now.backend.close()
+        now.backend, now.shards, now.verdict = was.backend, was.shards, was.verdict
+        vars(was).update(vars(now))  # commits know these parts
+        hosted.opened = prepared.opened
+        return "reloaded; the model and all states stay as they were"
+    carrying = _carrying(hosted, pipeline, prepared, declared)
+    if len(was.shards) > new.file.limits.max_keys:
+        text = f"limits.max_keys: expected room for the {len(was.shards)} keys there are"
+        raise RefusedError(f"{text}, found {new.file.limits.max_keys}")
+    commits = pipeline.commits
+    if isinstance(commits, Commits):
+        change = {
+            "fingerprint": model_of(now.backend)["fingerprint"],
+            "state": carrying.way if carrying else "reset",
+        }
+        agree(commits, {"reload": change})
+    moved = _moved(was, now, carrying, hosted)
+    _adopt_ends(was, now, old, new)
+    registry, context = prepared.opened.registry, prepared.opened.context
+    changed = Pipeline(now, registry.hooks, context.log.warning)
+    if isinstance(commits, Commits):
+        changed.commits = successor = take_over(commits, new, now, context)
+        successor.done()
+    hosted.observe(prepared.opened)
+    hosted.opened = prepared.opened
+    hosted.serve(changed)
+    was.backend.close()
+    return f"reloaded; {moved}"
+
+
+def _declared(old: PipelineSpec, new: PipelineSpec) -> list[str]:
+    """What has changed of keys, time, inputs and rules, a line each."""
+    was, now = described(old), described(new)
+    return list(differences({n: was[n] for n in _DECIDES}, {n: now[n] for n in _DECIDES}))
+
+
+def _carrying(hosted: Hosted, pipeline: Pipeline, prepared: Prepared, declared: list[str]) -> Carrying | None:
+    """How states go over; None if none do, since keys are not what they were. Raises `RefusedError`."""
+    checkpoint = prepared.opened.spec.file.checkpoint
+    was, now = model_of(pipeline.parts.backend), model_of(prepared.pipeline.parts.backend)
+    asked = prepared.asked
+    if asked is None and checkpoint is not None and "model_change" in checkpoint.model_fields_set:
+        asked = checkpoint.model_change
+    if asked is None:
+        asked = "keep" if was["state"] == now["state"] else "refuse"
+    if declared:
+        if asked == "reset" and checkpoint is None:
+            return None
+        ways = (
+            "stop it and begin anew in another checkpoint dir"
+            if checkpoint
+            else "--state reset forgets all keys"
+        )
+        raise RefusedError("\n".join(["no key could go on, since these have changed:", *declared, ways]))
+    try:
+        return Carrying(prepared.pipeline.parts.backend, way(was, now, asked))
+    except StateError as error:
+        raise RefusedError(f"{error}\n--state reset lets every key begin anew") from error
+
+
+def _moved(was: Parts, now: Parts, carrying: Carrying | None, hosted: Hosted) -> str:
+    """Fill the new cores; what became of the states, in words."""
+    now.shards.partitioned = was.shards.partitioned
+    now.shards.forget()
+    count = len(was.shards)
+    if carrying is None:
+        return f"{count} keys are forgotten"
+    segments = [(partition, [core.snapshot()]) for partition, core in was.shards.items()]
+    try:
+        restore(now, carrying.segments(segments), Path(hosted.opened.file))
+    except StateError as error:
+        raise RefusedError(str(error)) from error
+    carrying.settle(now.shards)
+    words = {"same": "stay as they were", "keep": "go on under the new model", "reset": "begin anew"}
+    return f"{count} keys {words[carrying.way]}"
+
+
+def _adopt_ends(was: Parts, now: Parts, old: PipelineSpec, new: PipelineSpec) -> None:
+    now.source.close()
+    now.source, now.sink, now.rejects = was.source, was.sink, was.rejects
+    same = _section(old.encode) == _section(new.encode) and old.file.encode == new.file.encode
+    if same:
+        now.format = was.format
+    elif attach := getattr(now.sink, "attach", None):
+        attach(now.source, now.format)
+
+
+def _build_again(hosted: Hosted, pipeline: Pipeline, prepared: Prepared) -> str:
+    """Close everything, which commits, and build it from that commit."""
+    old, new, source = hosted.opened, prepared.opened, pipeline.parts.source
+    was, now = old.spec.file.checkpoint, new.spec.file.checkpoint
+    again = "stop the daemon and start it again"
+    if was is None or now is None:
+        raise RefusedError(
+            "an end of the pipeline, its decoding, dead_letter or checkpoint has changed, and without a "
+            f"checkpoint before and after there is no commit to go on from: {again}"
+        )
+    if was.dir != now.dir:
+        raise RefusedError(f"checkpoint.dir: expected {was.dir}, found {now.dir}: {again}")
+    if isinstance(source, Resumable) and source.place() is None:
+        name = old.spec.source.component.name
+        raise RefusedError(
+            f"what {name} gives can be had only once, so neither end of the pipeline can change while it "
+            f"runs: {again}"
+        )
+    if lines := list(differences(described(old.spec), described(new.spec))):
+        ways = "stop it and begin anew in another checkpoint dir"
+        raise RefusedError("\n".join(["its commits would be of another pipeline:", *lines, ways]))
+    if not is_same(model_of(pipeline.parts.backend), model_of(prepared.pipeline.parts.backend)):
+        raise RefusedError("the model and an end have both changed: reload one after the other")
+    prepared.pipeline.parts.backend.close()
+    pipeline.close()
+    try:
+        built = hosted.build(new)
+    except (StreamrnnError, OSError) as error:
+        hosted.serve(hosted.build(old))
+        raise RefusedError(f"{error}\nthe pipeline goes on as it was") from error
+    hosted.observe(new)
+    hosted.opened = new
+    hosted.serve(built)
+    return f"reloaded; both ends were opened again; {built.went_on or 'nothing to go on from'}"
