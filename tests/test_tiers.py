@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import replace
 
 import pytest
 from test_core_equals_definition import answers_of, by_core, by_definition, held, row_of, rows_by_key
 from toys import MemoryCold, Toy, make_case
 
+from streamrnn import cold as cold_module
 from streamrnn.cold import LmdbStore
 from streamrnn.core import Core
+from streamrnn.errors import StateError
 from streamrnn.events import Mark
 
 
@@ -173,3 +176,36 @@ def test_rows_stay_as_few_as_hot_keys(tmp_path):
         core.mark(Mark("control", None, keys=(f"k{key}",)))
     served(core, case, None)
     assert core.store.columns.capacity == 4
+
+
+def test_nothing_piles_up_that_no_commit_will_ask_for():
+    case = case_of(3)
+    core, _ = served(tiered(case), case, random.Random(0))
+    assert core.store.tiers.cold.moved > 0
+    assert not core.store.tiers._owed
+    assert not core.store.tiers._freed
+
+
+def test_a_disk_that_is_full_is_told_and_what_was_there_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(cold_module, "_MAP_BYTES", 1 << 17)
+    store = LmdbStore(tmp_path, timed=True)
+    store.put([cold_module.Cold(b"%016d" % i, i, i, b"x" * 100) for i in range(1, 9)])
+    many = [cold_module.Cold(b"%016d" % i, i, i, b"x" * 4000) for i in range(9, 99)]
+    with pytest.raises(StateError, match=r"state: keys cannot be put on the disk: .*MDB_MAP_FULL"):
+        store.put(many)
+    assert (len(store), store.ends(9)) == (8, list(range(1, 9)))
+    store.put(many[:3])
+    assert store.pop([b"%016d" % 9]) == [b"x" * 4000]
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    store = LmdbStore(tmp_path / "file" / "cold", timed=False)
+    with pytest.raises(StateError, match="cannot keep keys there"):
+        store.put([cold_module.Cold(b"k" * 16, 1, 0, b"")])
+
+
+def test_without_the_package_it_is_said_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(StateError, match=r"pip install 'streamrnn\[lmdb\]'"):
+        cold_module.lmdb_opener(tmp_path, True)

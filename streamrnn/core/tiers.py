@@ -45,6 +45,8 @@ class Tiers:
         self._freed: list[IntArray] = []
         self._owed: list[IntArray] = []
         """Since the last segment: numbers that became free, and changed keys that went cold."""
+        self._is_saved = False
+        """Whether there ever was a segment: else nobody will ask for what changed since."""
         self._oldest = Oldest()
         self._packing = Packing(store.columns.arrays, store.slab.read(self.numbers))
         self._where: IntArray | None = None
@@ -104,7 +106,7 @@ class Tiers:
         owed = None if base else np.unique(np.concatenate([*self._owed, np.zeros(0, np.int64)])).tolist()
         freed = np.concatenate([*self._freed, np.zeros(0, np.int64)])
         freed = freed[:0] if base else np.intersect1d(freed, np.array(self._free, np.int64))
-        self._owed, self._freed = [], []
+        self._owed, self._freed, self._is_saved = [], [], True
         return Changes(self.cold.snapshot(), owed, freed, self._packing.unpack)
 
     def restore(self, numbers: IntArray, live: BoolArray, tensors: Mapping[str, Array]) -> None:
@@ -133,15 +135,16 @@ class Tiers:
         newest = self.cold.ends(self.hot // 2, newest=True)
         for start in range(0, len(newest), 4096):
             self._lay(self.cold.pop_at(newest[start : start + 4096]))
-        self._freed, self._owed = [], []
+        self._freed, self._owed, self._is_saved = [], [], True
 
     def _cool(self, count: int, but: IntArray) -> None:
         """The keys heard longest ago go cold, except those of some rows, sorted."""
         store = self._store
         rows = self._oldest.find(store.columns["sequence"], count, but)
         store.copy_before(rows)
-        changed = rows[store.dirty.touched(rows)]
-        self._owed.append(store.columns["sequence"][changed])
+        if self._is_saved:
+            changed = rows[store.dirty.touched(rows)]
+            self._owed.append(store.columns["sequence"][changed])
         records = store.columns.take(rows)
         columns = {name: records[name] for name in store.columns.arrays}
         self._put(
@@ -171,7 +174,8 @@ class Tiers:
 
     def _forget(self, numbers: IntArray) -> None:
         self._free += numbers.tolist()
-        self._freed.append(numbers.copy())
+        if self._is_saved:
+            self._freed.append(numbers.copy())
 
 
 class Changes:
