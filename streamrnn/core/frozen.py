@@ -53,7 +53,9 @@ class Frozen:
         self, store: Store, waits: BoolArray, header: Mapping[str, Any], changes: Changes | None = None
     ) -> None:
         self._store, self._waits, self._header = store, waits, header
-        self._gone: Callable[[], tuple[Array, Array]] | None = store.keys.gone.frozen()
+        gone = store.keys.gone
+        known = header["kind"] == "delta" and gone.is_saved
+        self._gone: Callable[[], tuple[Array, Array]] | None = None if known else gone.frozen()
         self._beside = store.beside.frozen() if store.beside is not None else None
         self._next = self._parts = 0
         self._pieces: list[Piece] = []

@@ -56,6 +56,8 @@ class Gone:
         self._causes = np.zeros(_LEAST, np.uint8)
         self._held = np.zeros(_LEAST, np.bool_)
         self._head = self._tail = self._count = 0
+        self.is_saved = False
+        """Whether it is as the last segment has it."""
 
     def __len__(self) -> int:
         return self._count
@@ -79,6 +81,7 @@ class Gone:
 
     def apply(self, change: Change) -> None:
         """Make it so."""
+        self.is_saved = False
         count, dropped = len(change.added), change.dropped
         places = np.arange(self._tail, self._tail + count)
         self._names[places], self._causes[places], self._held[places] = change.added, change.cause, True
@@ -96,14 +99,19 @@ class Gone:
 
     def items(self) -> list[tuple[int, int]]:
         """Pairs of hash and cause, the longest remembered first."""
-        names, causes = self.frozen()()
+        held = np.flatnonzero(self._held[self._head : self._tail]) + self._head
+        names, causes = self._names[held], self._causes[held]
         return list(zip(names.tolist(), causes.tolist(), strict=True))
 
     def frozen(self) -> Callable[[], tuple[Array, Array]]:
-        """Hashes and causes as they are now, the longest remembered first, to be asked for on any thread."""
+        """Hashes and causes as they are now, the longest remembered first, to be asked for on any thread.
+
+        They count as saved from here on.
+        """
+        self.is_saved = True
         used = slice(self._head, self._tail)
         names, causes, held = self._names[used].copy(), self._causes[used].copy(), self._held[used].copy()
-        return lambda: (names[held], causes[held].astype(np.int64))
+        return lambda: (names[held], causes[held])
 
     def load(self, names: Hashes, causes: IntArray, forgot: bool) -> None:
         """What `frozen` gave; if those are more than are to be remembered now, the last of them."""
@@ -115,6 +123,7 @@ class Gone:
         self.release(names[excess:], 0)
         self._causes[self._head : self._tail] = causes[excess:]
         self.forgot = forgot or excess > 0
+        self.is_saved = excess == 0
 
     def _together(self, begun: Hashes, left: Hashes, hits: IntArray) -> tuple[IntArray, Change]:
         """Where nothing that is recalled could have been forgotten meanwhile."""
