@@ -130,6 +130,10 @@ class Backend(Protocol):
     explain: Callable[[], Sequence[Fact]] | None = None
     """`explain()`: what loading has shown of the model beside inputs, outputs and state, or None."""
 
+    interrupt: Callable[[bool], None] | None = None
+    """`interrupt(True)`, called on another thread, makes the call that is under way raise, and all after it
+    until `interrupt(False)`; None if it cannot be done."""
+
     def open(self, device: str = "cpu", threads: int = 1) -> None:
         """Called once before the first step."""
         return None

@@ -15,6 +15,7 @@ from streamrnn.config import model as m
 from streamrnn.config.problems import Path, from_option_error, problem
 from streamrnn.config.spec import REFUSE_MISSING, SECONDS, Chosen, ElapsedItem, Item, PipelineSpec
 from streamrnn.core import Core, Shards
+from streamrnn.core.deadline import Timed
 from streamrnn.core.probe import Verdict, probe, settle
 from streamrnn.core.wrap import Chunked, WithContext
 from streamrnn.errors import ConfigError, ModelError, OptionError
@@ -124,7 +125,8 @@ def load_backend(spec: PipelineSpec, context: Context) -> Backend:
         raise ConfigError(from_option_error(error, (), spec.tree)) from error
     check_description(spec, backend)
     backend.open()
-    return backend
+    deadline_s = spec.file.limits.step_deadline_s
+    return backend if deadline_s is None else Timed(backend, deadline_s)
 
 
 def build_backend(spec: PipelineSpec, context: Context) -> tuple[Backend, Verdict]:
@@ -167,6 +169,7 @@ def core_limits(spec: PipelineSpec) -> Limits:
         max_state_norm=limits.max_state_norm,
         max_value_bytes=limits.max_value_bytes,
         remember_evicted=limits.remember_evicted,
+        guard=limits.guard,
     )
 
 
@@ -266,7 +269,9 @@ def _readings(items: list[Item], context: Context) -> list[Reading]:
         length = width if takes == "list" else 0
         then = tuple(_features(item.then, width, context))
         missing = item.missing if has_missing else None
-        readings.append(Reading(item.fields, place, missing, has_missing, encoder, numeric, length, then))
+        readings.append(
+            Reading(item.fields, place, missing, has_missing, encoder, numeric, length, then, item.range)
+        )
     return readings
 
 

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import glob
 import logging
+import mmap
 import os
 import random
 import select
@@ -210,6 +211,20 @@ class FileSystem:
         left = memoryview(data)
         while left:
             left = left[file.write(left) :]
+
+    def shared(self, path: Path, size: int) -> memoryview:
+        """A file of `size` bytes as memory, zeros at first: what is put there outlives the process.
+
+        Not a loss of power. Raises `OSError`, also where a file system cannot do it.
+        """
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            missing = size - os.fstat(descriptor).st_size
+            if missing > 0:  # written, not only made longer: a full disk must not show when memory is touched
+                os.pwrite(descriptor, bytes(missing), size - missing)
+            return memoryview(mmap.mmap(descriptor, size))
+        finally:
+            os.close(descriptor)
 
     def sync(self, file: BinaryIO) -> None:
         """Return when what was written to a file would survive a loss of power, if it keeps anything."""

@@ -24,6 +24,7 @@ from streamrnn.limits import (
     ZEROS,
     Elapsed,
     Limits,
+    guard_bit,
     key_hash,
 )
 from streamrnn.rules import Now, Previous
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 
 class Refused(Exception):
     """The event is as if it had not been there."""
+
+
+class Guarded(Refused):
+    """The same, but for what `limits.guard` does to its key."""
 
 
 @dataclass
@@ -55,6 +60,7 @@ class Held:
     reset_time: int | None = None
     sequence: int = 0
     seen: bool = False
+    quarantined: bool = False
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -116,10 +122,15 @@ class Definition:
                 bits |= 1 << bit
         for key in self.keys if mark.keys is None else mark.keys:
             if bits and key in self.keys:
-                held = self.keys[key]
-                held.pending, held.fresh, held.steps = held.pending | bits, INITIAL, 0
-                held.reset_time = None
-                held.state = self._initial(INITIAL)
+                self._reset(self.keys[key], bits)
+                if bits & CONTROL:
+                    self.keys[key].quarantined = False
+
+    def _reset(self, held: Held, bits: int) -> None:
+        """A reset outside of time: it counts from the next event of the key."""
+        held.pending, held.fresh, held.steps = held.pending | bits, INITIAL, 0
+        held.reset_time = None
+        held.state = self._initial(INITIAL)
 
     def _event(self, batch: Batch, i: int) -> Answer:
         time = None if batch.time is None else int(batch.time[i])
@@ -130,9 +141,17 @@ class Definition:
             y = self._step(batch, i, turn)
             self._guard(turn.state, y)
         except Refused as refusal:
+            if isinstance(refusal, Guarded) and batch.keys[i] in self.keys:
+                self._punish(self.keys[batch.keys[i]])
             return Answer(refused=str(refusal))
         self._accept(batch.keys[i], batch.source, turn)
         return Answer(y, turn.steps, turn.cause)
+
+    def _punish(self, held: Held) -> None:
+        """What `limits.guard` does to the key of an event that the guard refused."""
+        if self.limits.guard == "reset":
+            self._reset(held, guard_bit(self.rules))
+        held.quarantined = held.quarantined or self.limits.guard == "quarantine"
 
     def _admit(self, source: str, time: int | None, fields: Mapping[str, Any]) -> None:
         ahead = self.limits.max_ahead
@@ -149,6 +168,8 @@ class Definition:
             held, cause = self._blank(), self.gone.get(key_hash(key), UNKNOWN if self.forgot else NEW)
         elif self._is_idle(held, time):
             held, cause = self._blank(), EXPIRED
+        if held.quarantined:
+            raise Refused("quarantined")
         now = 0 if time is None else max(time, held.last_time) if held.seen else time
         columns = [{name: array.copy() for name, array in own.items()} for own in held.columns]
         turn = Turn(held, time, now, fields, columns)
@@ -219,11 +240,11 @@ class Definition:
     def _guard(self, state: Mapping[str, Array], y: Mapping[str, Array]) -> None:
         for array in (*state.values(), *y.values()):
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise Refused("finite")
+                raise Guarded("finite")
         norm = self.limits.max_state_norm
         for array in state.values():
             if norm is not None and array.dtype.kind == "f" and _norm(array) > norm:
-                raise Refused("norm")
+                raise Guarded("norm")
 
     def _accept(self, key: str, source: str, turn: Turn) -> None:
         """Everything that changes, once the event is certain to be served."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ class Reading:
 
     `encoder` None means numbers as they are; `place` is the item's columns in the input. Without `fields`
     the columns are left for the core to fill in. `list_length` is that of the lists that the encoder takes,
-    0 if it does not take lists alone.
+    0 if it does not take lists alone. The fields' numbers must lie within `range`, both ends included.
     """
 
     fields: tuple[str, ...]
@@ -42,6 +43,7 @@ class Reading:
     takes_numbers: bool = False
     list_length: int = 0
     then: tuple[Feature, ...] = ()
+    range: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -57,15 +59,29 @@ class Reading:
         if self.encoder is None or self.takes_numbers:
             parts = [numbers(c, path, refused) for c, path in zip(given, self.fields, strict=True)]
             values = np.stack(parts, axis=1)
+            for i, at, told in self._out_of_range(values):
+                refused.setdefault(i, f"{self.fields[at]}: {told}")
             if self.encoder is not None:
                 values = self.encoder.encode(values, own)
         else:
             values = self.encoder.encode(given[0], own)
+            for i, _, told in self._out_of_range(values):
+                own.setdefault(i, told)
         for step in self.then:
             values = step.encode(values, own)
         for i, reason in own.items():
             refused.setdefault(i, f"{self.fields[0]}: {reason}")
         return values
+
+    def _out_of_range(self, values: Array) -> Iterator[tuple[int, int, str]]:
+        """Of numbers [n, k]: events with one out of range, which it is, and what to say of it."""
+        low, high = self.range
+        if low == -math.inf and high == math.inf:
+            return
+        outside = (values < low) | (values > high)
+        for i in np.flatnonzero(outside.any(axis=1)).tolist():
+            at = int(outside[i].argmax())
+            yield i, at, f"expected a number within {_shown_range(low, high)}, found {values[i, at]:g}"
 
     def _filled(self, column: Column, path: str, refused: dict[int, str]) -> Column:
         if isinstance(column, np.ndarray) or None not in column:
@@ -79,6 +95,12 @@ class Reading:
                     refused.setdefault(i, f"{path}: missing; `missing:` can give a value for it")
             return [0.0 if value is None else value for value in column]
         return column
+
+
+def _shown_range(low: float, high: float) -> str:
+    if high == math.inf:
+        return f"the range from {low:g} on"
+    return f"the range up to {high:g}" if low == -math.inf else f"the range {low:g} to {high:g}"
 
 
 @dataclass(frozen=True)

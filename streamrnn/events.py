@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     Column = NDArray[Any] | Sequence[Any]
 
 
+_LINE_END_BYTES = 2
+
+
 def picker(index: IntArray) -> Callable[[Column], Column]:
     """A function that takes some rows of a column, be it an array or a list."""
     at = index.tolist()
@@ -73,6 +76,35 @@ class Block:
     def record(self, index: int) -> bytes:
         """The raw bytes of one record; for messages and the rejected file."""
         return self.buffer[self.starts[index] : self.ends[index]]
+
+    def part(self, start: int, stop: int) -> Block:
+        """Records start..stop, at least one, in a buffer of their own.
+
+        Bytes that are of no record, as a header is, stay in front of those they stand before.
+        """
+        if stop - start == len(self):
+            return self
+        header = self.buffer[: self.starts[0]]
+        gaps = (self.starts[1 : start + 1] - self.ends[:start] > _LINE_END_BYTES).nonzero()[0].tolist()
+        for gap in reversed(gaps):
+            text = self.buffer[self.ends[gap] : self.starts[gap + 1]]
+            if text.strip(b"\r\n"):
+                header = text
+                break
+        shift = self.starts[start] - len(header)
+        pick = slice(start, stop)
+        return Block(
+            header + self.buffer[self.starts[start] : self.ends[stop - 1]],
+            self.starts[pick] - shift,
+            self.ends[pick] - shift,
+            self.positions[pick],
+            self.numbers[pick],
+            self.origin,
+            {i - start: reason for i, reason in self.refused.items() if start <= i < stop},
+            None if self.connection is None else self.connection[pick],
+            {path: column[pick] for path, column in self.fields.items()},
+            None if self.origins is None else self.origins[pick],
+        )
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from streamrnn.events import Array
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 NEW, EVICTED, EXPIRED, UNKNOWN, CONTROL = (1 << bit for bit in range(5))
 FIRST_RULE_BIT = 5
 MAX_RULES = 48
+Policy = Literal["keep_previous", "reset", "quarantine"]
+"""What becomes of a key of which the guard refuses an event: it keeps its state; begins anew; or has every
+event refused until it is reset by hand."""
 INITIAL, ZEROS = 1, 2
 
 
@@ -23,7 +26,8 @@ class Limits:
 
     `idle`: a key whose last event lies further back starts anew; `max_ahead`: how far an event may run ahead
     of the largest time of its source. `remember_evicted` keys are told from new ones when they come back.
-    Rows of idle keys are freed after every `collect_every` accepted events.
+    Rows of idle keys are freed after every `collect_every` accepted events. `guard` says what becomes of a
+    key whose new state or output is not finite, or whose state is over `max_state_norm`.
     """
 
     max_keys: int = 1_000_000
@@ -33,6 +37,7 @@ class Limits:
     max_value_bytes: int = 1024
     remember_evicted: int = 1_000_000
     collect_every: int = 65_536
+    guard: Policy = "keep_previous"
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,15 @@ class Elapsed:
     then: Callable[[Array], Array] | None = None
 
 
-def cause_names(rules: Sequence[ResetRule]) -> tuple[str, ...]:
-    """Names of the cause bits, lowest first: the built-in ones, then the rules in file order."""
-    return ("new", "evicted", "expired", "unknown", "control", *(rule.name for rule in rules))
+def cause_names(rules: Sequence[ResetRule], limits: Limits) -> tuple[str, ...]:
+    """Names of the cause bits, lowest first: the built-in ones, the rules in file order, maybe the guard."""
+    guard = ("guard",) if limits.guard == "reset" else ()
+    return ("new", "evicted", "expired", "unknown", "control", *(rule.name for rule in rules), *guard)
+
+
+def guard_bit(rules: Sequence[ResetRule]) -> int:
+    """The cause bit of a reset by the guard: behind those of the rules, whose places in old segments stay."""
+    return 1 << (FIRST_RULE_BIT + len(rules))
 
 
 def key_hash(key: str) -> int:

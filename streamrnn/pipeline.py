@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -15,6 +15,7 @@ from streamrnn.events import Block, Mark, OutBlock, Rejected, Report
 from streamrnn.hookspecs import PipelineInfo
 from streamrnn.order.policy import DUPLICATE
 from streamrnn.ports import EndOfStream
+from streamrnn.watch import Unwatched, Watch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from streamrnn.core import Core, Shards
     from streamrnn.core.probe import Verdict
     from streamrnn.events import Batch, Column, Columns, IntArray
-    from streamrnn.order.waiting import Released
+    from streamrnn.order.waiting import Released, Waiting
     from streamrnn.ports import Sink, Source
     from streamrnn.rejects import Rejects
 
@@ -48,6 +49,7 @@ class Parts:
     rejects: Rejects
     verdict: Verdict
     max_batch_events: int
+    watch: Watch = field(default_factory=Unwatched)
 
 
 class Committer(Protocol):
@@ -257,6 +259,7 @@ class Pipeline:
             closing.push(tell)
             if self.commits is not None:
                 closing.callback(self.commits.close)
+            closing.callback(parts.watch.close)
             for part in (parts.backend, parts.rejects, parts.sink, parts.source):
                 closing.callback(part.close)
             closing.callback(setattr, self, "doing", "close")
@@ -283,15 +286,25 @@ class Pipeline:
 def serve(parts: Parts, block: Block) -> Iterator[Served]:
     """The way of an event but for its ends: decode, event, order, core, encode."""
     core = parts.shards.of(block.origin)
-    reading = read(parts, block)
-    if core.waiting is None:
-        yield answer(parts, core, reading)
+    if core.waiting is not None and core.waiting.policy.behind is not None:
+        reading, released = _arrive(parts, core.waiting, block)
+        if reading.refused:
+            yield answer(parts, core, reading)
+        yield from _in_order(parts, core, released)
         return
-    turn = core.waiting.arrive(block, reading.records, reading.batch.time, reading.batch.ids)
-    now = reading.of(turn.kept, turn.refused)
-    if now.records.size or now.refused:
-        yield answer(parts, core, now)
-    yield from _in_order(parts, core, turn.released)
+    for first, part in parts.watch.parts(block):
+        parts.watch.serving(part)
+        reading = read(parts, part) if core.waiting is None else _arrive(parts, core.waiting, part)[0]
+        served = answer(parts, core, reading, range(first, first + len(part)))
+        parts.watch.served(part)
+        yield served
+
+
+def _arrive(parts: Parts, waiting: Waiting, block: Block) -> tuple[Reading, Iterable[Released]]:
+    """What goes on at once or is refused, and what is let go by it."""
+    reading = read(parts, block)
+    turn = waiting.arrive(block, reading.records, reading.batch.time, reading.batch.ids)
+    return reading.of(turn.kept, turn.refused), turn.released
 
 
 def mark(parts: Parts, told: Mark) -> Iterator[Served]:
@@ -317,7 +330,12 @@ def rest(parts: Parts) -> Iterator[Served]:
 def _in_order(parts: Parts, core: Core, released: Iterable[Released]) -> Iterator[Served]:
     """Records that have waited are read once more, as if they had come only now."""
     for block, by in released:
-        yield answer(parts, core, read(parts, block), by)
+        for first, part in parts.watch.parts(block):
+            parts.watch.serving(part)
+            let_go = by[first : first + len(part)].tolist()
+            served = answer(parts, core, read(parts, part), let_go)
+            parts.watch.served(part)
+            yield served
 
 
 def read(parts: Parts, block: Block) -> Reading:
@@ -326,13 +344,13 @@ def read(parts: Parts, block: Block) -> Reading:
     return Reading(block, decoded, *parts.event.read(decoded, block))
 
 
-def answer(parts: Parts, core: Core, reading: Reading, by: IntArray | None = None) -> Served:
-    """Core, encode; `by` as in `Released`."""
+def answer(parts: Parts, core: Core, reading: Reading, by: Sequence[int] | None = None) -> Served:
+    """Core, encode; `by` as in `Released`, by default each by itself."""
     block, batch, records = reading.block, reading.batch, reading.records
     outputs = core.process(batch)
     refused = reading.refused | {int(records[i]): reason for i, reason in outputs.refused.items()}
     drops = core.waiting is not None and core.waiting.policy.drops
-    let_go = range(len(block)) if by is None else by.tolist()
+    let_go = range(len(block)) if by is None else by
     rejected = tuple(_rejected(block, i, let_go[i], refused[i], drops) for i in sorted(refused))
     answered = Answered(outputs, batch, core.cause_names)
     buffer, ends = parts.format(parts.encode.columns(answered, reading.decoded, records), len(outputs))

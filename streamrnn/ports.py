@@ -116,9 +116,10 @@ class Source(Protocol):
     """Where records come from. `read` is called on one thread until it raises EndOfStream, then `close`.
 
     One that has connections may offer `answer(connection, data) -> bool`: bytes for the client that
-    `Block.connection` numbers, false if it has left. One that cannot read again what it was given may offer
-    `stop()`, called once when a run is to end early: from then on nothing is taken from outside, and `read`
-    gives what was taken before, whole records only, and then raises EndOfStream. With
+    `Block.connection` numbers, false if it has left; or `answering()`, called once, which returns a function
+    of the connection, the bytes, and how many records they answer. One that cannot read again what it was
+    given may offer `stop()`, called once when a run is to end early: from then on nothing is taken from
+    outside, and `read` gives what was taken before, whole records only, and then raises EndOfStream. With
     `partitioned = True`, keys, limits and largest times are a partition's own.
     One whose records have fields by any name beside what is in them may offer `supply(paths) -> paths`: it is
     told once, before the first read, what the pipeline looks at, and answers what of it stands in

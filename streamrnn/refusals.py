@@ -12,13 +12,28 @@ from functools import lru_cache
 OTHER = "other"
 """The code of what a plugin or another version refused in words of its own."""
 
+CRASH_SUSPECT = "the process died three times running while it served this event alone"
+"""The reason of an event that is parked."""
+
 CODES = {
+    "deadline": (
+        r"^the model refused it: ModelError: no answer within",
+        "the model had no answer to this event alone within `limits.step_deadline_s`",
+    ),
     "model_refused": (r"^the model refused it", "the model raised an error on this event alone"),
     "state_not_finite": (
         r"^the model's new state or output is not finite",
         "the model answered with an infinity or NaN",
     ),
     "state_norm": (r"^the norm of the model's new state", "the new state was over `limits.max_state_norm`"),
+    "quarantined": (
+        r"^the key is in quarantine",
+        "an event of the key was refused before, and `limits.guard` is `quarantine`",
+    ),
+    "crash_suspect": (
+        r"^the process died",
+        "parked: the process died three times while it served this event alone",
+    ),
     "too_long": (
         r"^(line|record) of more than \d+ bytes|^(record|value) of \d+ bytes, more than",
         "over the limit of bytes; only the beginning was kept",
@@ -54,7 +69,7 @@ CODES = {
     "missing_field": (r": missing;", "a field is missing or null"),
     "unknown_value": (r": expected one of the \d+ known values", "a category that is not listed"),
     "range": (
-        r"^number (of more than|out of range)|: beyond the range of|expected a number above",
+        r"^number (of more than|out of range)|: beyond the range of|expected a number (above|within)",
         "a number beyond what can be held or computed with",
     ),
     "not_finite": (r"expected (a )?finite numbers?", "an infinity or NaN"),

@@ -19,10 +19,12 @@ def test_table_is_plain_and_whole():
     ours = [row for row in rows if row.endswith(" streamrnn")]
     assert [tuple(row.split()[:2]) for row in ours if row.startswith("s")] == [
         ("source", "file"),
+        ("source", "http"),
         ("source", "log"),
         ("source", "socket"),
         ("source", "stdin"),
         ("sink", "file"),
+        ("sink", "http"),
         ("sink", "log"),
         ("sink", "socket"),
         ("sink", "stdout"),

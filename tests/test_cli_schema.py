@@ -93,7 +93,9 @@ def test_features(schema):
     required = [each["required"] for each in found]
     assert required == [[], *([name] for name in features), ["elapsed"]]
     for each, component in zip(found[1:-1], features.values(), strict=True):
-        assert each["properties"].keys() == {"field", "fields", "missing", "then", *options(component)}
+        ranged = {"range"} if component.config.takes != "values" else set()
+        common = {"field", "fields", "missing", "then"} | ranged
+        assert each["properties"].keys() == {*common, *options(component)}
     assert found[-1]["properties"].keys() == {"elapsed", "first", "across_reset", "then"}
     steps = [resolved(schema, each["$ref"]) for each in schema["$defs"]["Step"]["anyOf"][1:]]
     assert [each["required"] for each in steps] == [["log1p"], ["scale"], ["standardize"]]

@@ -18,12 +18,13 @@ from streamrnn.commit.job import build_job
 from streamrnn.config.load import load_pipeline
 from streamrnn.config.open import open_pipeline
 from streamrnn.context import Context
+from streamrnn.core.serve import QUARANTINED
 from streamrnn.errors import ConfigError, SinkError, SourceError, StateError
 from streamrnn.letters.marks import Mark, hold, mark_path
 from streamrnn.letters.replay import build_letters
 from streamrnn.order import policy
 from streamrnn.pipeline import run
-from streamrnn.refusals import CODES, OTHER, code_of
+from streamrnn.refusals import CODES, CRASH_SUSPECT, OTHER, code_of
 from streamrnn.registry import Registry
 
 REGISTRY = Registry()
@@ -87,6 +88,9 @@ REASONS = {
     "the model's new state or output is not finite": "state_not_finite",
     "the norm of the model's new state is over limits.max_state_norm": "state_norm",
     "the model refused it: ValueError: not valid JSON, found nothing": "model_refused",
+    "the model refused it: ModelError: no answer within limits.step_deadline_s = 2 s": "deadline",
+    CRASH_SUSPECT: "crash_suspect",
+    QUARANTINED: "quarantined",
     "x: too blue": "other",
 }
 

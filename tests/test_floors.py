@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "streamrnn"
 FLOORS = {
     0: "errors formats events backend offline ports rules hookspecs context notices values limits layers "
-    "prefix output_file matching refusals",
+    "prefix output_file matching refusals watch",
     1: "definition order resets features codecs sources sinks backends core builtins encode rejects net log",
     2: "config registry event",
     3: "auto build commit explain export pipeline verify replay letters",

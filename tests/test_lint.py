@@ -108,7 +108,7 @@ def test_the_whole_pipeline_is_fine() -> None:
             "[{field: x, color: ab}]",
             [
                 "x.0.color: unknown feature 'color'; known: log1p, one_hot, scale, "
-                "standardize, vector, vocab, field, fields, missing, then, elapsed"
+                "standardize, vector, vocab, field, fields, missing, range, then, elapsed"
             ],
         ),
         (

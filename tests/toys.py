@@ -96,7 +96,7 @@ def numpy_model(seed: int) -> Backend:
     from streamrnn.builtins.numpy_layers import NumpyConfig
 
     rng = np.random.default_rng(seed)
-    cell, hidden = ("rnn", "gru", "lstm")[seed % 3], int(rng.choice([1, 3, 5, 8, 17]))
+    cell, hidden = ("rnn", "gru", "lstm")[seed // 3 % 3], int(rng.choice([1, 3, 5, 8, 17]))
     rows = {"rnn": 1, "gru": 3, "lstm": 4}[cell] * hidden
     layer = {"type": cell, "hidden": hidden, "weights": {}}
     for name, shape in (("weight_ih_l0", (rows, 2)), ("weight_hh_l0", (rows, hidden))):
@@ -176,6 +176,7 @@ def make_case(seed: int) -> Case:
         max_value_bytes=30,
         remember_evicted=rng.choice([0, 1, 3, 1000]),
         collect_every=rng.choice([4, 16, 64, 65536]),
+        guard=("keep_previous", "reset", "quarantine")[seed % 3],
     )
     elapsed = (
         [Elapsed("x", 1, 0.5, first=-1.0, across_reset=rng.random() < 0.5)] if rng.random() < 0.6 else []

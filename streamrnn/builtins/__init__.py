@@ -21,9 +21,10 @@ def streamrnn_components() -> Sequence[Component]:
         numpy_layers,
         resets,
         sockets,
+        web,
     )
 
-    modules = (ends, logs, sockets, codecs, features, resets, formula, numpy_layers, auto_layers)
+    modules = (ends, logs, sockets, web, codecs, features, resets, formula, numpy_layers, auto_layers)
     return [component for module in modules for component in module.COMPONENTS]
 
 

@@ -35,15 +35,15 @@ Listen = Annotated[
     Annotated[_Text, Tag("one")] | Annotated[list[_Text], Field(min_length=1), Tag("many")],
     Discriminator(_one_or_many),
 ]
-_LISTEN = (
+LISTEN = (
     "`tcp://host:port`, `tcp://[ipv6]:port` or `unix:path`, or a list of them; a path is relative to the "
     "pipeline file, and nobody but this user can connect to it"
 )
-_REMOTE = "whether an address may be one that other machines can reach"
-_TLS = "TLS 1.2 or newer at `tcp://` addresses; files are PEM, relative to the pipeline file"
-_PENDING_BYTES = 1 << 20
-_LOG = "the folder of the log, relative to the pipeline file; made if it is missing"
-_KEEP_BYTES = 1 << 30
+REMOTE = "whether an address may be one that other machines can reach"
+TLS = "TLS 1.2 or newer at `tcp://` addresses; files are PEM, relative to the pipeline file"
+PENDING_BYTES = 1 << 20
+LOG = "the folder of the log, relative to the pipeline file; made if it is missing"
+KEEP_BYTES = 1 << 30
 _KEPT = {"keep_bytes", "keep_s"}
 _RECORD_FIELDS = ("log.offset", "log.partition", "log.time", "log.producer", "log.seq")
 
@@ -77,7 +77,7 @@ class Tls(BaseModel):
         return {option: file for option, file in named.items() if file is not None}
 
 
-class _Listening(BaseModel):
+class Listening(BaseModel):
     """What both ends know of listening; to be reached from elsewhere needs to be asked for."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -113,7 +113,7 @@ class _Listening(BaseModel):
         return allowed
 
 
-class SocketSourceConfig(_Listening):
+class SocketSourceConfig(Listening):
     """Events from the clients of a socket."""
 
     operational: ClassVar[frozenset[str]] = frozenset(
@@ -129,9 +129,9 @@ class SocketSourceConfig(_Listening):
         }
         | _KEPT
     )
-    listen: Listen = Field(description=_LISTEN)
-    tls: Tls | None = Field(None, description=_TLS)
-    allow_remote: bool = Field(False, validate_default=True, description=_REMOTE)
+    listen: Listen = Field(description=LISTEN)
+    tls: Tls | None = Field(None, description=TLS)
+    allow_remote: bool = Field(False, validate_default=True, description=REMOTE)
     max_connections: int = Field(1000, ge=1, description="clients at once; more are turned away")
     idle_s: float | None = Field(
         600, gt=0, description="seconds after which a client that sends nothing is closed; null never does"
@@ -140,7 +140,7 @@ class SocketSourceConfig(_Listening):
         30, gt=0, description="seconds within which a record must be complete, else its client is closed"
     )
     max_pending_bytes: int = Field(
-        _PENDING_BYTES,
+        PENDING_BYTES,
         ge=1,
         description="bytes of answers that wait for a client to read them; beyond, nothing is read from it",
     )
@@ -156,9 +156,9 @@ class SocketSourceConfig(_Listening):
         "that nothing is lost or served twice; clients then speak a small protocol. With `memory`, what was "
         "received is lost if the run dies",
     )
-    log: str | None = Field(None, min_length=1, description=f"with `durability: log`: {_LOG}")
+    log: str | None = Field(None, min_length=1, description=f"with `durability: log`: {LOG}")
     keep_bytes: int | None = Field(
-        _KEEP_BYTES, ge=0, description="with `durability: log`: bytes beyond which what is served is removed"
+        KEEP_BYTES, ge=0, description="with `durability: log`: bytes beyond which what is served is removed"
     )
     keep_s: float | None = Field(
         None, gt=0, description="with `durability: log`: seconds after which what is served is removed"
@@ -203,7 +203,7 @@ class SocketSourceConfig(_Listening):
         return "durability", "every run would serve the whole log anew; add checkpoint: {dir: ...}"
 
 
-class SocketSinkConfig(_Listening):
+class SocketSinkConfig(Listening):
     """Outputs to clients of a socket."""
 
     operational: ClassVar[frozenset[str]] = frozenset(
@@ -216,22 +216,22 @@ class SocketSinkConfig(_Listening):
         "all who are connected to `listen`; `consumers` numbers outputs, keeps them in a log, and sends them "
         "to who connects and says from which on"
     )
-    listen: Listen | None = Field(None, description=f"for `subscribers` and `consumers`: {_LISTEN}")
-    tls: Tls | None = Field(None, description=_TLS)
-    allow_remote: bool = Field(False, validate_default=True, description=_REMOTE)
+    listen: Listen | None = Field(None, description=f"for `subscribers` and `consumers`: {LISTEN}")
+    tls: Tls | None = Field(None, description=TLS)
+    allow_remote: bool = Field(False, validate_default=True, description=REMOTE)
     max_connections: int = Field(1000, ge=1, description="subscribers at once; more are turned away")
     max_pending_bytes: int = Field(
-        _PENDING_BYTES,
+        PENDING_BYTES,
         ge=1,
         description="bytes that wait for a subscriber; one that leaves more is closed. For a consumer, the "
         "rest waits in the log",
     )
-    log: str | None = Field(None, min_length=1, description=f"for `consumers`: {_LOG}")
+    log: str | None = Field(None, min_length=1, description=f"for `consumers`: {LOG}")
     emit: Literal["immediate", "committed"] = Field(
         "immediate", description="for `consumers`: outputs at once, or only those that a commit holds"
     )
     keep_bytes: int | None = Field(
-        _KEEP_BYTES, ge=0, description="for `consumers`: bytes of the log beyond which the oldest are removed"
+        KEEP_BYTES, ge=0, description="for `consumers`: bytes of the log beyond which the oldest are removed"
     )
     keep_s: float | None = Field(
         None, gt=0, description="for `consumers`: seconds after which outputs are removed"

@@ -93,6 +93,7 @@ def replay(file: Path, code: str | None, pipeline: str) -> None:
 
 def _replay(file: Path, code: str | None, through: str, stop: Stopping) -> bool:
     """Whether all of it was served."""
+    from streamrnn.cli.deadline import deadline
     from streamrnn.config.open import open_pipeline
     from streamrnn.letters.replay import build_letters
     from streamrnn.pipeline import run
@@ -109,7 +110,8 @@ def _replay(file: Path, code: str | None, through: str, stop: Stopping) -> bool:
         nonlocal refused
         refused += len(report.rejected)
 
-    run(pipeline, lambda: stop.asked, told)
+    with deadline(pipeline):
+        run(pipeline, lambda: stop.asked, told)
     if source.has_ended:
         for line in _outcome(source, refused):
             click.echo(line, err=True)

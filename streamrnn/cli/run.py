@@ -38,6 +38,7 @@ def command(file: str, quiet: bool) -> None:
 
 
 def _run(file: str, quiet: bool, stop: Stopping) -> None:
+    from streamrnn.cli.deadline import deadline
     from streamrnn.cli.progress import Progress
     from streamrnn.commit.job import build_job
     from streamrnn.config.open import open_pipeline
@@ -50,12 +51,14 @@ def _run(file: str, quiet: bool, stop: Stopping) -> None:
     stop.grace_s = spec.file.limits.grace_s
     pipeline = build_job(spec, registry, context)
     stop.waiting = lambda: WAITED_FOR[pipeline.doing]
+    stop.told = lambda: pipeline.parts.watch.signalled()
     if not quiet and pipeline.info.backend != spec.model.component.name:
         click.echo(f"type: {spec.model.component.name} takes {pipeline.info.backend}", err=True)
     if not quiet and pipeline.went_on:
         click.echo(pipeline.went_on, err=True)
     stop.has_begun = True
-    with Progress(context.clock, sys.stderr, quiet, pipeline.commits) as progress, few_interruptions():
+    told = Progress(context.clock, sys.stderr, quiet, pipeline.commits)
+    with told as progress, few_interruptions(), deadline(pipeline):
         run(pipeline, lambda: stop.asked, progress.told)
 
 

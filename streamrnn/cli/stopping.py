@@ -35,6 +35,8 @@ class Stopping:
         self.has_begun = False
         """Whether there may be something to finish."""
         self.grace_s = 10.0
+        self.told: Callable[[], None] = lambda: None
+        """Called once when the first signal comes, on a thread of its own."""
         self.waiting: Callable[[], Waiting] = lambda: ("the pipeline to be loaded", 3)
 
     def __enter__(self) -> Stopping:
@@ -67,6 +69,7 @@ class Stopping:
             first = _next_stop(woken)
             if first is None:
                 return
+            self.told()
             give_up_s = time.monotonic() + self.grace_s
             while True:
                 left_s = max(0.0, give_up_s - time.monotonic())

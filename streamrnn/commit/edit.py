@@ -172,6 +172,8 @@ def _reset(states: KeyStates, keys: Sequence[str]) -> Change:
     rows = np.array([states.rows[key] for key in keys], np.int64)
     columns = {name: column[rows] for name, column in states.columns.items()}
     columns["pending"] |= CONTROL
+    if "quarantined" in columns:
+        columns["quarantined"][:] = 0
     columns["fresh"][:], columns["reset_known"][:], columns["steps"][:] = INITIAL, False, 0
     tensors = {name: np.zeros_like(array[rows]) for name, array in states.tensors.items()}
     return Change(states, keys, rows, columns, tensors)
@@ -191,7 +193,8 @@ def _imported(states: KeyStates, lines: Sequence[exports.Line]) -> Change:
     for line in lines:
         own = numbers.get(line.key)
         line.columns["sequence"] = own or states.columns["sequence"][rows[line.key]]
-        line.columns["epoch"] = max(states.epochs.values(), default=0)
+        line.columns["epoch"] = epoch = max(states.epochs.values(), default=0)
+        line.columns["quarantined"] = epoch + 1 if line.columns.get("quarantined") else 0
     names = {key_hash(line.key) for line in lines}
     return Change(
         states,

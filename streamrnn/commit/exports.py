@@ -147,6 +147,10 @@ def _column(name: str, value: Any, column: Array, causes: Sequence[str]) -> Any:
             text = f"expected a list of {', '.join(causes)}, found {_shown(value)}"
             raise _WrongError(f"facts.{name}: {text}")
         return sum(1 << causes.index(cause) for cause in set(value))
+    if name == "quarantined":
+        if not isinstance(value, bool):
+            raise _WrongError(f"facts.{name}: expected true or false, found {_shown(value)}")
+        return value
     if column.dtype == object:
         return canonical(value)
     return _numbers(f"facts.{name}", value, column)[()]

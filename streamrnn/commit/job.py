@@ -16,6 +16,7 @@ from streamrnn.commit import manifest as m
 from streamrnn.commit import recovery
 from streamrnn.commit.carry import Carrying, is_same, model_of, way
 from streamrnn.commit.control import ControlLog, apply_reset
+from streamrnn.commit.suspects import Suspects
 from streamrnn.commit.writer import Chain, Commits
 from streamrnn.core.shards import WHOLE
 from streamrnn.errors import StateError
@@ -69,8 +70,11 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
         pipeline = build_pipeline(spec, registry, context)
         opened.callback(pipeline.close, StateError("not started"))
         parts = pipeline.parts
+        watch = Suspects(folder, context, control, spec.file.limits.max_batch_events)
         found = None if newest is None else _go_on(commits_there, spec, pipeline, context, control)
         _tell_promises(spec, parts, context)
+        watch.begin(0 if found is None else found.manifest["number"], parts.shards.events)
+        parts.watch = watch
         chain = Chain() if found is None else found.chain
         commits = Commits(folder, config, parts, context, _fixed(spec, parts), chain, lock, control)
         if found is None:
@@ -115,13 +119,18 @@ def described(spec: PipelineSpec) -> dict[str, Any]:
         "decode": _chosen(spec.decode),
         "event.key": event.key,
         "event.time": event.time.model_dump(mode="json", exclude_defaults=True) if event.time else None,
-        "event.inputs": event.inputs,
+        "event.inputs": {name: [_unbounded(item) for item in items] for name, items in event.inputs.items()},
         "order": spec.file.order.model_dump(mode="json", exclude_defaults=True) if spec.file.order else None,
         "reset": [_chosen(rule) for rule in spec.rules],
         "model.context": spec.file.model.context,
         "sink": _chosen(spec.sink),
         "dead_letter": spec.file.dead_letter.path if spec.file.dead_letter else None,
     }
+
+
+def _unbounded(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A feature without its range, which decides who is refused and not what a state means."""
+    return {name: value for name, value in item.items() if name != "range"}
 
 
 def _chosen(chosen: Chosen) -> dict[str, Any]:
@@ -251,7 +260,7 @@ def take_over(before: Commits, spec: PipelineSpec, parts: Parts, context: Contex
     The one before must have committed this very moment; its first commit holds all of the state.
     """
     assert spec.file.checkpoint is not None
-    chain, lock, control = before.hand_over()
+    chain, lock, control, parts.watch = before.hand_over()
     chain.segments = []
     fixed = _fixed(spec, parts)
     return Commits(before.folder, spec.file.checkpoint, parts, context, fixed, chain, lock, control)

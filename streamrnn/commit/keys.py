@@ -76,6 +76,8 @@ class KeyStates:
     def fact(self, name: str, row: int) -> Any:
         """One column of one row."""
         value = self.columns[name][row]
+        if name == "quarantined":
+            return bool(value)
         if name in CAUSES:
             return [cause for bit, cause in enumerate(self.header["causes"]) if value >> bit & 1]
         if isinstance(value, bytes):  # a field's value that is no text and no number

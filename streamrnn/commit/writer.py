@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from streamrnn.core.frozen import Frozen
     from streamrnn.core.segment import Chunks
     from streamrnn.pipeline import Parts
+    from streamrnn.watch import Watch
 
 _T = TypeVar("_T")
 _PART_BYTES = 16 << 20
@@ -255,11 +256,11 @@ class Commits(Writer):
         self._last = None
         self.commit()
 
-    def hand_over(self) -> tuple[Chain, BinaryIO, ControlLog]:
+    def hand_over(self) -> tuple[Chain, BinaryIO, ControlLog, Watch]:
         """What a successor in the same folder needs; this one makes no more commits."""
         self._finish()
         self._stopped = True
-        return self._chain, self._lock, self.control
+        return self._chain, self._lock, self.control, self._parts.watch
 
     def close(self) -> None:
         """Let another run have the folder; a commit still under way then is given up."""

@@ -132,11 +132,22 @@ class Limits(Section):
         None, gt=0, le=LONGEST_S, description="how far an event may run ahead of the rest"
     )
     max_state_norm: float | None = Field(None, gt=0, description="the guard on each state tensor's norm")
+    guard: Literal["keep_previous", "reset", "quarantine"] = Field(
+        "keep_previous",
+        description="what becomes of a key whose new state or output is not finite or over the norm: it "
+        "keeps its state, begins anew, or has all events refused until it is reset",
+    )
     remember_evicted: int = Field(1_000_000, ge=0, description="evicted keys that are told from new ones")
     max_key_bytes: int = Field(256, ge=1, description="longest key")
     max_value_bytes: int = Field(1024, ge=1, description="longest value that a rule keeps")
     max_line_bytes: int = Field(1_048_576, ge=16, description="longest record")
     max_batch_events: int = Field(1024, ge=1, le=65_536, description="most events served at once")
+    step_deadline_s: float | None = Field(
+        None,
+        gt=0,
+        le=86_400,
+        description="longest that the model may take to answer what it is given at once",
+    )
     grace_s: float = Field(
         10, gt=0, le=86_400, description="longest that a stop by SIGTERM or SIGINT may take"
     )

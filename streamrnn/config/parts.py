@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from streamrnn.errors import Finding
 from streamrnn.hookspecs import Kind
 from streamrnn.registry import Registry
 
-ITEM_OPTIONS = ("field", "fields", "missing", "then")
+ITEM_OPTIONS = ("field", "fields", "missing", "range", "then")
 """What an item of an input may say beside its feature."""
 
 
@@ -98,7 +99,8 @@ class Parts:
         fields = self._fields(item, path)
         encoder, rest = self._encoder(item, path)
         then = self._then(item.get("then"), path)
-        if fields is None or rest or then is None:
+        bounds = self._range(item.get("range"), encoder, path)
+        if fields is None or rest or then is None or bounds is None:
             return None
         numeric = encoder is None or _options(encoder).takes == "numbers"
         if len(fields) > 1 and not numeric:
@@ -108,12 +110,32 @@ class Parts:
         if numeric and missing is not REFUSE_MISSING and type(missing) not in (int, float):
             self.report((*path, "missing"), f"expected a number, found {found(missing)}")
             return None
+        if numeric and missing is not REFUSE_MISSING and not bounds[0] <= missing <= bounds[1]:
+            self.report((*path, "missing"), f"expected a number within the range, found {found(missing)}")
+            return None
         width = self._width([*([encoder] if encoder else []), *then], len(fields))
         if width is None:
             return None
         dtype = "float64" if encoder is None or then else _options(encoder).dtype
         high = getattr(encoder.options, "high", None) if encoder else None
-        return FeatureItem(fields, missing, encoder, then, width, dtype, high)
+        return FeatureItem(fields, missing, encoder, then, width, dtype, high, bounds)
+
+    def _range(self, given: Any, encoder: Chosen | None, path: Path) -> tuple[float, float] | None:
+        """The least and the greatest number that an item takes; None after reporting what is wrong."""
+        if given is None:
+            return (-math.inf, math.inf)
+        here = (*path, "range")
+        if encoder is not None and _options(encoder).takes == "values":
+            self.report(here, f"'{encoder.component.name}' takes values, and only numbers have a range")
+            return None
+        ends: list[Any] = given if isinstance(given, list) and len(given) == 2 else ["", ""]
+        low = -math.inf if ends[0] is None else ends[0]
+        high = math.inf if ends[1] is None else ends[1]
+        if type(low) in (int, float) and type(high) in (int, float) and low < high:
+            return float(low), float(high)
+        text = "expected the least and the greatest number, [low, high], one of them null for none"
+        self.report(here, f"{text}, found {found(given)}")
+        return None
 
     def _fields(self, item: dict[str, Any], path: Path) -> tuple[str, ...] | None:
         fields = item.get("fields", item.get("field"))

@@ -35,6 +35,13 @@ _FIELDS: Schema = {
         "description": "paths of several fields, side by side",
     },
     "missing": {"description": "the value of a field that is missing; without it the event is refused"},
+    "range": {
+        "type": "array",
+        "items": {"type": ["number", "null"]},
+        "minItems": 2,
+        "maxItems": 2,
+        "description": "the least and the greatest number that the fields may have, null for no bound",
+    },
 }
 _THEN = {"type": "array", "items": {"$ref": "#/$defs/Step"}, "description": "what follows, in order"}
 
@@ -121,6 +128,8 @@ class _Writer:
             own = self._options(component.config, name)
             required = list(dict.fromkeys([*own.get("required", []), component.name]))
             self.defs[name] = self._item(own["properties"], required, component.summary)
+            if getattr(component.config, "takes", "") == "values":
+                del self.defs[name]["properties"]["range"]
             items.append({"$ref": f"#/$defs/{name}"})
             if getattr(component.config, "takes", "") == "numbers":
                 self.defs[f"step.{component.name}"] = own | {"required": required}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ class Chosen:
 class FeatureItem:
     """One item of an input: fields, a value where one is missing, an encoder and what follows it.
 
-    `width` and `dtype` are those of what it makes; `high` bounds its indices.
+    `width` and `dtype` are those of what it makes; `high` bounds its indices, `range` the fields' numbers.
     """
 
     fields: tuple[str, ...]
@@ -44,6 +45,7 @@ class FeatureItem:
     width: int
     dtype: str
     high: int | None = None
+    range: tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)

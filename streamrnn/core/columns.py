@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamrnn.core.rows import put_rows, zeros
-from streamrnn.limits import INITIAL
+from streamrnn.limits import CONTROL, INITIAL
 
 if TYPE_CHECKING:
     from streamrnn.events import Array, IntArray
@@ -26,9 +26,10 @@ BUILT_IN = {
     "position": "int64",  # position of the last accepted event
     "epoch": "int64",  # the last reset of all keys that this row has seen
     "pending": "int64",  # cause bits of a reset that the next event finds done
+    "quarantined": "int64",  # 1 + the resets of all keys until then, if the guard put the key away; 0 if not
     "fresh": "int8",  # how that reset leaves the state: 1 initial, 2 zeros
 }
-ADDED = {"reset_cause"}
+ADDED = {"reset_cause", "quarantined"}
 """Columns that came after the first segments were written: where one lacks them they stay 0."""
 
 
@@ -94,6 +95,9 @@ def catch_up(columns: Mapping[str, Array] | Records, epochs: Mapping[int, int]) 
         columns["fresh"][stale] = INITIAL
         columns["reset_known"][stale] = False
         columns["steps"][stale] = 0
+        if bits & CONTROL and "quarantined" in columns:
+            quarantined = columns["quarantined"]
+            quarantined[quarantined <= epoch] = 0
 
 
 @dataclass(slots=True)
@@ -108,3 +112,6 @@ class Records:
 
     def __setitem__(self, name: str, values: Any) -> None:
         self[name][...] = values
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.apart or name in (self.together.dtype.names or ())

@@ -13,7 +13,7 @@ from streamrnn.core.boundaries import Asking, Boundaries, Carried, Rules
 from streamrnn.core.links import Links, link
 from streamrnn.core.lives import Lives, find_lives, timeless, too_far_ahead
 from streamrnn.core.schedule import Segments, cut, steps_between
-from streamrnn.core.serve import Served, Server
+from streamrnn.core.serve import GUARDED, QUARANTINED, Served, Server
 from streamrnn.core.single import SingleServer
 from streamrnn.core.store import Store
 from streamrnn.errors import ModelError
@@ -139,22 +139,66 @@ class Core:
                 return single
         fields = {path: canonical_column(column) for path, column in batch.fields.items()}
         refused = self._oversized(fields)
+        away = self._in_quarantine(batch)
+        if away is None:
+            return self._cut_at(batch, len(batch) // 2)
+        refused = dict.fromkeys(away, QUARANTINED) | refused
+        guilty: list[int] = []
         while True:
             index, ahead = self._admit(batch, refused)
             if not len(index):
+                self.store.punish([batch.keys[i] for i in guilty])
                 return _nothing(self.backend, refused | ahead)
             whole = len(index) == len(batch)
             part = batch if whole else batch.take(index)
             plan = self._plan(part, fields if whole else {path: c[index] for path, c in fields.items()})
             if not plan.served.refused:
-                return self._commit(plan, index, refused | ahead)
+                outputs = self._commit(plan, index, refused | ahead)
+                self.store.punish([batch.keys[i] for i in guilty])
+                return outputs
             self.store.keys.undo()
             certain = self._certain(plan)
             if not certain:
-                middle = len(batch) // 2
-                first = self._serve(_slice(batch, 0, middle))
-                return join([(0, first), (middle, self._serve(_slice(batch, middle, len(batch))))])
+                return self._cut_at(batch, len(batch) // 2)
             refused |= {int(index[i]): reason for i, reason in certain.items()}
+            guilty += [int(index[i]) for i, reason in certain.items() if reason in GUARDED]
+            if (again := self._next_of(batch, guilty)) is not None:
+                return self._cut_at(batch, again)
+
+    def _cut_at(self, batch: Batch, place: int) -> Outputs:
+        """The batch in two parts, the first of `place` events."""
+        first = self._serve(_slice(batch, 0, place))
+        return join([(0, first), (place, self._serve(_slice(batch, place, len(batch))))])
+
+    def _next_of(self, batch: Batch, guilty: Sequence[int]) -> int | None:
+        """The first event that meets what the guard did to its key within the batch; None if none does."""
+        if self.limits.guard == "keep_previous" or not guilty:
+            return None
+        since = {batch.keys[i]: i for i in sorted(guilty, reverse=True)}
+        return next((i for i, key in enumerate(batch.keys) if since.get(key, i) < i), None)
+
+    def _is_settled(self, n: int) -> bool:
+        """Whether what becomes of a key in a batch of n events is a matter of its own events alone."""
+        shared = self.limits.idle is not None or self.limits.max_ahead is not None
+        return n == 1 or not (shared or len(self) + n > self.limits.max_keys)
+
+    def _in_quarantine(self, batch: Batch) -> list[int] | None:
+        """The events whose key is in quarantine when they come; None if only parts of the batch can tell."""
+        n, idle = len(batch), self.limits.idle
+        away = self.store.quarantined(batch.keys)
+        if not len(away):
+            return []
+        if n > 1 and len(self) + n > self.limits.max_keys:
+            return None  # one of the keys may be evicted, and come back as another
+        if idle is not None and batch.time is not None:
+            rows = self.store.keys.index.find([batch.keys[i] for i in away.tolist()])
+            latest = max([int(batch.time.max()), *self.store.largest.values()])
+            expired = latest - self.store.columns["last_time"][rows] > idle
+            if n > 1 and expired.any():
+                return None
+            away = away[~expired]
+        found: list[int] = away.tolist()
+        return found
 
     def _certain(self, plan: Plan) -> dict[int, str]:
         """The refusals of a plan that stand, whatever else of its batch must be refused.
@@ -163,9 +207,8 @@ class Core:
         and not behind a reset in the batch, which an event before it may have caused that is refused itself.
         Nothing is certain then, and the batch is served in halves; a single event always is.
         """
-        n, limits = len(plan.batch), self.limits
-        shared = limits.idle is not None or limits.max_ahead is not None
-        if n > 1 and (shared or len(self) + n > limits.max_keys):
+        n = len(plan.batch)
+        if not self._is_settled(n):
             return {}
         place = np.empty(n, np.int64)
         place[plan.links.order] = np.arange(n)
@@ -278,6 +321,7 @@ class Core:
         records["steps"] = steps[last]
         records["epoch"] = self.store.epoch
         records["pending"] = 0
+        records["quarantined"] = 0
         records["fresh"] = 0
         for path in self.store.kept_fields:
             records[f"field:{path}"] = plan.fields[path][last]

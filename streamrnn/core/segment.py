@@ -107,6 +107,7 @@ def read(store: Store, segments: Iterable[bytes]) -> str | None:
         beside = {n.removeprefix(BESIDE): array for n, array in tensors.items() if n.startswith(BESIDE)}
         if store.beside is not None and beside:
             store.beside.load(beside)
+    store.has_quarantine = bool(store.columns["quarantined"].any())
     store.keys.rebuild()
     store.dirty.clear()
     return note
@@ -121,6 +122,7 @@ def header_of(store: Store, base: bool) -> dict[str, Any]:
         "fingerprint": store.fingerprint,
         "meaning": store.meaning,
         "causes": store.cause_names,
+        "guard": store.limits.guard,
         "shard": 0,
         "shards": 1,
         "sequence": store.sequence,
@@ -161,7 +163,7 @@ def _check(store: Store, header: Mapping[str, Any], number: int) -> str | None:
             f"the state is of the model {header['fingerprint'][:12]}, this one is "
             f"{store.fingerprint[:12]}: run it with that model, or start without its state"
         )
-    if tuple(header["causes"]) != store.cause_names:
+    if _of_rules(header["causes"], header.get("guard")) != _of_rules(store.cause_names, store.limits.guard):
         raise StateError(
             f"the state was kept under the reset rules {', '.join(header['causes'][5:]) or '(none)'}, "
             f"this pipeline has {', '.join(store.cause_names[5:]) or '(none)'}"
@@ -172,6 +174,11 @@ def _check(store: Store, header: Mapping[str, Any], number: int) -> str | None:
         "the state was kept by the same model under another backend or other options of it; what follows is "
         "equal to its continuation but for the last bits"
     )
+
+
+def _of_rules(causes: Sequence[str], guard: str | None) -> Sequence[str]:
+    """The causes but for the last one of a guard that resets, which may come and go."""
+    return list(causes[:-1] if guard == "reset" else causes)
 
 
 def _lay(store: Store, rows: IntArray, tensors: Mapping[str, Array]) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 NOT_FINITE = "the model's new state or output is not finite"
 OVER_NORM = "the norm of the model's new state is over limits.max_state_norm"
+GUARDED = (NOT_FINITE, OVER_NORM)
+"""Reasons for which `limits.guard` does something to the key, too."""
+QUARANTINED = "the key is in quarantine, since the guard refused an event of it; reset the key to free it"
 
 
 @dataclass
@@ -116,18 +119,29 @@ class Server:
         return ok
 
     def _bisect(
-        self, state: Any, x: dict[str, Array], start: int, stop: int, error: Exception
+        self, state: Any, x: dict[str, Array], start: int, stop: int, error: Exception | None
     ) -> list[tuple[int, str]]:
-        """The rows that make the model raise on their own."""
+        """Which of the rows start..stop, that fail together, make the model raise on their own.
+
+        `error` is what it raised for them, None if that is only concluded from others being fine.
+        """
         if stop - start == 1:
-            return [(start, f"the model refused it: {type(error).__name__}: {error}")]
-        middle, guilty = (start + stop) // 2, []
-        for a, b in ((start, middle), (middle, stop)):
-            try:
-                self.backend.step(self.slab.narrow(state, a, b), {name: v[a:b] for name, v in x.items()})
-            except Exception as inner:
-                guilty += self._bisect(state, x, a, b, inner)
-        return guilty
+            error = error or self._failure(state, x, start, stop)
+            return [(start, f"the model refused it: {type(error).__name__}: {error}")] if error else []
+        middle = (start + stop) // 2
+        if found := self._failure(state, x, start, middle):
+            guilty = self._bisect(state, x, start, middle, found)
+            found = self._failure(state, x, middle, stop)
+            return guilty + (self._bisect(state, x, middle, stop, found) if found else [])
+        return self._bisect(state, x, middle, stop, None)
+
+    def _failure(self, state: Any, x: dict[str, Array], start: int, stop: int) -> Exception | None:
+        """What the model raises for some of the rows, if it does."""
+        try:
+            self.backend.step(self.slab.narrow(state, start, stop), {n: v[start:stop] for n, v in x.items()})
+        except Exception as error:
+            return error
+        return None
 
 
 @dataclass

@@ -76,6 +76,8 @@ class SingleServer:
         column = store.columns.arrays
         if row < 0 or column["pending"][row] or column["epoch"][row] != store.epoch:
             return None
+        if store.has_quarantine and column["quarantined"][row]:
+            return None
         last, time = int(column["last_time"][row]), None
         if batch.time is not None:
             time = int(batch.time[0])

@@ -13,7 +13,7 @@ from streamrnn.core.columns import BUILT_IN, Columns, catch_up
 from streamrnn.core.frozen import Frozen
 from streamrnn.core.keys import KeyTable
 from streamrnn.core.slab import HostSlab
-from streamrnn.limits import EXPIRED, INITIAL, Limits, cause_names
+from streamrnn.limits import CONTROL, EXPIRED, INITIAL, Limits, cause_names, guard_bit
 
 if TYPE_CHECKING:
     from streamrnn.backend import Backend, Slab
@@ -62,10 +62,13 @@ class Store:
 
     def __init__(self, backend: Backend, rules: Sequence[ResetRule], limits: Limits) -> None:
         self.limits = limits
-        self.cause_names = cause_names(rules)
+        self.cause_names = cause_names(rules, limits)
         self.fingerprint, self.meaning = backend.state.fingerprint, backend.state.meaning
         self.sequence = 0
         self.largest: dict[str, int] = {}
+        self.has_quarantine = False
+        """Whether a key may be in quarantine."""
+        self._guard_bit = guard_bit(rules)
         self.epochs: dict[int, int] = {}
         self.keys = KeyTable(limits.max_keys, limits.remember_evicted)
         self.kept_fields = sorted({path for rule in rules for path in rule.previous_fields})
@@ -148,6 +151,27 @@ class Store:
         rows = rows[rows >= 0]
         self.reset(rows, self.columns["pending"][rows] | bits, np.full(len(rows), INITIAL, np.int8))
         self.columns["reset_known"][rows] = False
+        if bits & CONTROL:
+            self.columns["quarantined"][rows] = 0
+
+    def punish(self, keys: Sequence[str]) -> None:
+        """Do to keys what `limits.guard` says, once the guard has refused an event of each."""
+        if self.limits.guard == "reset":
+            self.reset_keys(keys, self._guard_bit)
+        elif self.limits.guard == "quarantine":
+            rows = np.unique(self.keys.index.find(keys))
+            rows = rows[rows >= 0]
+            self.before(rows)
+            self.columns["quarantined"][rows] = self.epoch + 1
+            self.has_quarantine = self.has_quarantine or len(rows) > 0
+
+    def quarantined(self, keys: Sequence[str]) -> IntArray:
+        """Indices of the keys that are in quarantine; a reset of all by hand frees those put there before."""
+        if not self.has_quarantine:
+            return np.zeros(0, np.int64)
+        rows = self.keys.index.find(keys)
+        freed = max((epoch for bits, epoch in self.epochs.items() if bits & CONTROL), default=0)
+        return np.flatnonzero((rows >= 0) & (self.columns["quarantined"][rows] > freed))
 
     def free_idle(self, log_time: int, idle: int) -> None:
         """Free the rows of keys whose largest time lies more than `idle` before `log_time`, oldest first."""

@@ -27,7 +27,7 @@ class Wrapper(Backend):
         self.max_rows, self.make_slab = inner.max_rows, inner.make_slab
         self.ragged, self.label = inner.ragged, inner.label
         self.scan = None if inner.scan is None else self._scan
-        self.explain = inner.explain
+        self.explain, self.interrupt = inner.explain, inner.interrupt
 
     def open(self, device: str = "cpu", threads: int = 1) -> None:
         """See `Backend.open`."""

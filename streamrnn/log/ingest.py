@@ -100,15 +100,18 @@ class IngestLog:
         known.epoch = epoch
         self._append([envelope.Envelope(self._now(), name, epoch, known.next)])
 
-    def append(self, name: str | None, frames: Frames) -> None:
-        """The next records of a producer; without a name, of somebody who cannot send them again."""
+    def append(self, name: str | None, frames: Frames) -> int:
+        """The next records of a producer; without a name, of somebody who cannot send them again.
+
+        The offset of the first of them.
+        """
         if name is None:
-            self._append(envelope.wrap(frames, self._now()))
-            return
+            return self._append(envelope.wrap(frames, self._now()))
         known = self.producers[name]
         offset = self._append(envelope.wrap(frames, self._now(), name, known.epoch, known.next))
         self._window.add(name, known.next, offset, _digests(frames, len(frames)))
         known.next += len(frames)
+        return offset
 
     def check_again(self, name: str, seq: int, frames: Frames, count: int) -> list[int]:
         """Look at `count` records that a producer sends again, the first with this number.

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from streamrnn.build import build_pipeline
-from streamrnn.commit.control import apply_reset
+from streamrnn.commit import control
+from streamrnn.commit.parking import Parking, Parks
 from streamrnn.context import ManualClock
 from streamrnn.events import Block, Mark, Origin
 from streamrnn.pipeline import Parts, Served, mark, rest, serve
 from streamrnn.ports import EndOfStream
-from streamrnn.replay.until import Until, head
+from streamrnn.replay.until import Until
 
 if TYPE_CHECKING:
     from streamrnn.commit.control import Entry
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from streamrnn.events import OutBlock
     from streamrnn.registry import Registry
 
-_NO_MARKS = ("stdin", "socket")
+_NO_MARKS = ("stdin", "socket", "http")
 """Sources of which the end of a file that recorded them is none of their own."""
 
 
@@ -33,6 +34,7 @@ class Replay:
 
     `parts` are those of the pipeline but for the sink and the file of refused events; between two blocks the
     state of its keys is in `parts.shards`. `limit` bounds the events of a block: with 1 every step is seen.
+    What the pipeline has parked is refused here too, under whatever name its recorded data has.
     """
 
     parts: Parts
@@ -70,7 +72,7 @@ class Replay:
                 return room
             command = self.by_hand.popleft().command
             if "reset" in command:
-                apply_reset(shards, command["reset"], lambda core, told: core.mark(told))
+                control.apply_reset(shards, command["reset"], lambda core, told: core.mark(told))
         return self.parts.max_batch_events
 
     @property
@@ -88,7 +90,7 @@ class Replay:
         # Limits on time go by the kind of source; the commit knows it under the name it had.
         block.origin = Origin(self.source_name, block.origin.partition)
         if count:
-            yield from serve(self.parts, block if count == len(block) else head(block, count))
+            yield from serve(self.parts, block.part(0, count))
 
 
 def build_replay(spec: PipelineSpec, registry: Registry, context: Context, original: PipelineSpec) -> Replay:
@@ -100,6 +102,9 @@ def build_replay(spec: PipelineSpec, registry: Registry, context: Context, origi
     context = replace(context, clock=ManualClock())
     parts = build_pipeline(alone, registry, context, sink=_Nowhere()).parts
     name, options = original.source.component.name, original.source.options
+    if original.file.checkpoint is not None:
+        entries, _ = control.read(context.fs, context.path(original.file.checkpoint.dir))
+        parts.watch = Parks(Parking.of(entries))
     keeps_marks = name not in _NO_MARKS and not getattr(options, "follow", False)
     return Replay(parts, name, keeps_marks)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -83,19 +83,6 @@ class UntilTime(Until):
 
     def __str__(self) -> str:
         return self.text
-
-
-def head(block: Block, count: int) -> Block:
-    """The first records of a block."""
-    return replace(
-        block,
-        starts=block.starts[:count],
-        ends=block.ends[:count],
-        positions=block.positions[:count],
-        numbers=block.numbers[:count],
-        refused={i: reason for i, reason in block.refused.items() if i < count},
-        connection=None if block.connection is None else block.connection[:count],
-    )
 
 
 def until(text: str, parts: Parts, ticks_per_s: int) -> Until:

@@ -35,20 +35,24 @@ class SenderSink:
 
     def __init__(self, context: Context) -> None:
         self._log = context.log
-        self._send: Callable[[int, bytes], bool] = lambda connection, data: False
+        self._send: Callable[[int, bytes, int], bool] = lambda connection, data, answers: False
         self._encode: Encode = _as_json
         self.late = 0
         """Answers to clients that had left."""
 
     def attach(self, source: Source, encode: Encode) -> None:
         """Learn where to answer, and how records are written. Raises `OptionError` without connections."""
-        if not callable(answer := getattr(source, "answer", None)):
+        answer, answering = getattr(source, "answer", None), getattr(source, "answering", None)
+        if answering is None and answer is None:
             text = (
                 "expected a source with connections to answer on, such as type: socket, found "
                 f"{type(source).__name__}; use another sink, or to: subscribers"
             )
             raise OptionError((("to",), text))
-        self._send = answer
+        if answering is not None:
+            self._send = answering()
+        elif answer is not None:
+            self._send = lambda connection, data, answers: answer(connection, data)
         self._encode = encode if _can_refuse(encode) else _as_json
 
     def write(self, block: OutBlock) -> None:
@@ -93,7 +97,7 @@ class SenderSink:
         return block.buffer + refused, starts, ends, np.concatenate([block.records, records])
 
     def _answer(self, connection: int, data: bytes, answers: int) -> None:
-        if not self._send(connection, data):
+        if not self._send(connection, data, answers):
             self.late += answers
 
 
@@ -163,6 +167,11 @@ def build(config: SocketSinkConfig, context: Context) -> SenderSink | Subscriber
     if config.to == "consumers":
         return _consumers(config, context)
     return SubscribersSink(config, context, _listeners(config, context))
+
+
+def build_answers(config: object, context: Context) -> SenderSink:
+    """The sink that answers on the connections of the source."""
+    return SenderSink(context)
 
 
 def _consumers(config: SocketSinkConfig, context: Context) -> ConsumersSink:

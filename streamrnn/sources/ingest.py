@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from streamrnn.log.ingest import Producer
-from streamrnn.net.protocol import Refusal, error, hello_of_producer, message
+from streamrnn.log.ingest import IngestLog, Producer
+from streamrnn.net.protocol import ProducerHello, Refusal, error, hello_of_producer, message
 from streamrnn.net.server import Room, Server
 from streamrnn.ports import EndOfStream
 from streamrnn.sources.logged import LoggedSource
@@ -138,21 +138,13 @@ class IngestSource(LoggedSource):
     def _greet(self, client: _Client, first: Frames) -> None:
         """The first line says whose records these are, and perhaps where they begin."""
         hello = hello_of_producer(first.buffer)
-        known = self._log.producer(hello.producer)
-        if known is None:
-            raise Refusal("full", f"{self._config.max_producers} producers are known already")
-        epoch = known.epoch + 1 if hello.epoch is None else hello.epoch
-        if epoch < known.epoch:
-            raise Refusal("fenced", f"epoch {known.epoch} of {hello.producer} has begun")
-        seq = known.next if hello.seq is None else hello.seq
-        if seq > known.next:
-            raise Refusal("gap", f"the next record of {hello.producer} is {known.next}", next=known.next)
+        known, epoch, skips = admitted(self._log, hello, self._config.max_producers)
         if before := self._owners.get(hello.producer):
             code = "fenced" if epoch > known.epoch else "replaced"
             self._turn_away(before, Refusal(code, f"{hello.producer} has another connection"))
         if epoch > known.epoch:
             self._log.begin(hello.producer, epoch)
-        client.name, client.epoch, client.skips = hello.producer, epoch, known.next - seq
+        client.name, client.epoch, client.skips = hello.producer, epoch, skips
         self._owners[client.name] = client
         self._owed[client] = None
         client.welcome = message(welcome={"producer": client.name, "epoch": epoch, "next": known.next})
@@ -164,7 +156,7 @@ class IngestSource(LoggedSource):
             client.conflicts += self._log.check_again(client.name, seq, frames, again)
         client.skips -= again
         if again < len(frames):
-            self._log.append(client.name, _after(frames, again))
+            self._log.append(client.name, after(frames, again))
         client.has_sent = True
         self._owed[client] = None
 
@@ -218,7 +210,24 @@ class IngestSource(LoggedSource):
             self._forget(client)
 
 
-def _after(frames: Frames, count: int) -> Frames:
+def admitted(log: IngestLog, hello: ProducerHello, most: int) -> tuple[Producer, int, int]:
+    """What the log knows of a producer, the epoch of its hello, and how many records it sends again.
+
+    Raises `Refusal` if it cannot go on there.
+    """
+    known = log.producer(hello.producer)
+    if known is None:
+        raise Refusal("full", f"{most} producers are known already")
+    epoch = known.epoch + 1 if hello.epoch is None else hello.epoch
+    if epoch < known.epoch:
+        raise Refusal("fenced", f"epoch {known.epoch} of {hello.producer} has begun")
+    seq = known.next if hello.seq is None else hello.seq
+    if seq > known.next:
+        raise Refusal("gap", f"the next record of {hello.producer} is {known.next}", next=known.next)
+    return known, epoch, known.next - seq
+
+
+def after(frames: Frames, count: int) -> Frames:
     """All but the first `count` records."""
     if count:
         frames.refused = {i - count: why for i, why in frames.refused.items() if i >= count}

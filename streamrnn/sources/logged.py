@@ -41,7 +41,7 @@ class Logged:
 
     def __init__(
         self,
-        kind: Literal["socket", "stdin"],
+        kind: Literal["socket", "stdin", "http"],
         config: LogOptions,
         context: Context,
         framer: Framer,

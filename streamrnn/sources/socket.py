@@ -168,7 +168,8 @@ class SocketSource:
             address = self._turns[0]
             self._turns.rotate(-1)
             if parts := self._take(self._queues[address], limit):
-                return _block(parts, Origin("socket", address))
+                each = [(stream.connection.number, frames) for stream, frames in parts]
+                return block_of(each, Origin("socket", address))
         return None
 
     def _take(self, queue: deque[Stream], limit: int) -> list[tuple[Stream, Frames]]:
@@ -248,9 +249,9 @@ def overdue(stream: Stream, config: SocketSourceConfig, now_s: float) -> str | N
     return None
 
 
-def _block(parts: list[tuple[Stream, Frames]], origin: Origin) -> Block:
-    """The records of all parts, in their order."""
-    numbers, frames = [stream.connection.number for stream, _ in parts], [each for _, each in parts]
+def block_of(parts: list[tuple[int, Frames]], origin: Origin) -> Block:
+    """The records of all parts, in their order, with the number of the client that each part is from."""
+    numbers, frames = [number for number, _ in parts], [each for _, each in parts]
     if len(parts) == 1:
         block = frames[0].block(origin)
         block.connection = np.full(len(block), numbers[0], np.int64)

@@ -123,12 +123,10 @@ class Reader:
     """Turns batches into a `Stream`, under the keys, resets, limits and inputs of one pipeline file."""
 
     def __init__(self, spec: PipelineSpec, context: Context, inputs: tuple[TensorSpec, ...]) -> None:
-        rules = reset_rules(spec)
+        rules, limits = reset_rules(spec), core_limits(spec)
         self.listener = Listener(inputs)
-        self.cause_names = cause_names(rules)
-        self._definition = Definition(
-            self.listener, rules, elapsed_features(spec, context), core_limits(spec)
-        )
+        self.cause_names = cause_names(rules, limits)
+        self._definition = Definition(self.listener, rules, elapsed_features(spec, context), limits)
         self._keys: list[str] = []
         self._columns: list[tuple[IntArray, NDArray[np.int8], IntArray]] = []
         self._x: list[Mapping[str, Array]] = []

@@ -2,7 +2,8 @@
 
 docs/kafka.md says what happens if a member dies between any two of these steps:
 
-1. the state of the partition at offset O is written to a file whose name holds O and a digest, and synced;
+1. the state of the partition at offset O, or what changed of it, is written to a file whose name holds O and
+   a digest, and synced;
 2. one transaction, or the offset commit of the group, makes O and the digest the group's, and the outputs
    before O visible;
 3. files of the partition at offsets before O are removed, but for the last few.
@@ -10,18 +11,14 @@ docs/kafka.md says what happens if a member dies between any two of these steps:
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from streamrnn.commit.recovery import refuse_other
 from streamrnn.commit.writer import Made
 from streamrnn.errors import StateError
 from streamrnn.ports import Resumable
+from streamrnn_kafka.state_files import StateFiles
 
 if TYPE_CHECKING:
     from streamrnn.config.model import Checkpoint
@@ -29,13 +26,9 @@ if TYPE_CHECKING:
     from streamrnn.pipeline import Parts
     from streamrnn_kafka.live_source import KafkaSource
 
-FORMAT = 1
 _COMMITS_PER_TIMEOUT = 3
 _SESSIONS = 2
 """So many session time-outs after another took a partition over, the group must have noticed."""
-_NOTE = re.compile(r"streamrnn state (\d+) ([0-9a-f]{64})")
-"""What stands beside a committed offset: the format, and the digest of the file of state."""
-_FILE = re.compile(r"(\d{20})-([0-9a-f]{16})\.state")
 
 
 class Transactions(Protocol):
@@ -61,21 +54,24 @@ class GroupCommits:
         self, folder: Path, config: Checkpoint, parts: Parts, context: Context, fixed: Mapping[str, Any]
     ) -> None:
         self.folder, self._config, self._parts, self._context = folder, config, parts, context
-        self._fs, self._clock, self._fixed = context.fs, context.clock, fixed
+        self._clock = context.clock
         source: Any = parts.source
         self._source: KafkaSource = source
         self._topic, self._group = source.config.topic, source.config.group
         sink: Any = parts.sink
         self._transactions: Transactions | None = sink if hasattr(sink, "acquire") else None
         self._check_times()
-        self._committed: dict[int, int] = {}
-        """Up to where each partition is committed."""
+        self._files = StateFiles(folder, context, fixed, config.keep, f"group {self._group}")
+        self._committed: dict[int, tuple[int, str]] = {}
+        """Up to where each partition is committed, and what stands beside it; nothing, if it is not yet."""
+        self._resting: dict[int, tuple[int, str]] = {}
+        """The same of those whose state is at hand, and which the group is giving to somebody by now."""
         self._lost: dict[int, float] = {}
         """Partitions that another has taken over before the group said so, and since when."""
         self._last_s = self._clock.monotonic()
         self.told: Callable[[Made], None] = lambda made: None
         self.made: Made | None = None
-        self.count = self._bytes = 0
+        self.count = 0
         self.longest_s = 0.0
         """How long the stream stood still for a commit, at most."""
 
@@ -115,23 +111,35 @@ class GroupCommits:
         self.longest_s = max(self.longest_s, self._clock.monotonic() - self._last_s)
 
     def revoked(self, partitions: Sequence[int]) -> None:
-        """See `Keeper`."""
+        """See `Keeper`. Their state stays at hand: most come back once the group is formed anew."""
         self._lost.clear()
-        self._commit(partitions)
-        self._forget(partitions)
+        lost = self._commit(partitions)
+        self._forget(sorted(lost))
+        stay = [number for number in partitions if number in self._committed]
+        self._source.drop(stay, lambda: None)
+        self._resting.update({number: self._committed.pop(number) for number in stay})
 
     def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """See `Keeper`. Raises `StateError` for a partition whose state is not there, or is another's."""
+        resting, self._resting = self._resting, {}
+        self._forget(sorted(resting.keys() - set(partitions)))
+        if not partitions:
+            return {}
         if self._transactions is not None:
             self._transactions.acquire(partitions)  # before its offset is read: now nobody else can move it
         committed = self._source.committed_offsets(partitions)
         fresh = [number for number in partitions if number not in committed]
-        offsets = dict(self._source.first_offsets(fresh))
-        for number, (offset, note) in committed.items():
-            self._load(number, offset, note)
-            offsets[number] = offset
-        self._committed.update(offsets)
-        return offsets
+        at = {number: (offset, "") for number, offset in self._source.first_offsets(fresh).items()}
+        at.update(committed)
+        # Another may have had a partition meanwhile, and have given it back with other state, or the same.
+        stayed = sorted(n for n in resting.keys() & at if at[n] == resting[n])
+        self._drop_state([number for number in partitions if number not in stayed])
+        for number in committed.keys() - set(stayed):
+            self._load(number, *committed[number])
+        self._committed.update(at)
+        text = "group %s: partitions %s have come, and of those that were here %s stay"
+        self._context.log.info(text, self._group, sorted(set(partitions) - set(stayed)), stayed)
+        return {number: offset for number, (offset, _) in at.items()}
 
     def close(self) -> None:
         """Nothing is held."""
@@ -139,12 +147,13 @@ class GroupCommits:
     def _commit(self, partitions: Sequence[int]) -> set[int]:
         """Make the positions of partitions the group's; those that another has acquired meanwhile."""
         now = self._source.offsets()
-        moved = {n: now[n] for n in partitions if n in now and now[n] != self._committed.get(n)}
+        known = {number: self._committed.get(number, (None, ""))[0] for number in partitions}
+        moved = {n: now[n] for n in partitions if n in now and now[n] != known[n]}
         if not moved:
             return set()
         if isinstance(self._parts.rejects, Resumable):
             self._parts.rejects.place()
-        self._bytes, began_s = 0, self._clock.monotonic()
+        before, began_s = self._files.bytes, self._clock.monotonic()
         notes = {number: (offset, self._save(number, offset)) for number, offset in moved.items()}
         if self._transactions is not None:
             lost = self._transactions.commit(self._group, notes)
@@ -153,83 +162,39 @@ class GroupCommits:
             self._source.commit(notes)
             lost = set()
         for number in moved.keys() - lost:
-            self._committed[number] = moved[number]
-            self._prune(number, moved[number])
+            self._committed[number] = notes[number]
+            self._files.committed(self._name(number))
         self.count += 1
         took_s = self._clock.monotonic() - began_s
-        self.made = Made(self.count, self._parts.shards.events, self._bytes, took_s)
+        self.made = Made(self.count, self._parts.shards.events, self._files.bytes - before, took_s)
         self.told(self.made)
         return lost
 
     def _forget(self, partitions: Sequence[int]) -> None:
         """Have no more to do with these."""
         self._source.drop(partitions, lambda: None)
+        self._drop_state(partitions)
         for number in partitions:
-            self._parts.shards.drop(self._name(number))
             self._committed.pop(number, None)
         if self._transactions is not None:
             self._transactions.release(partitions)
 
+    def _drop_state(self, partitions: Sequence[int]) -> None:
+        for number in partitions:
+            self._parts.shards.drop(self._name(number))
+            self._files.forget(self._name(number))
+
     def _save(self, number: int, offset: int) -> str:
         """Write the state of a partition; what is to stand beside its offset."""
-        head = {**self._fixed, "group_format": FORMAT, "topic": self._topic, "partition": number}
-        core = self._parts.shards.at(self._name(number))
-        encoded = json.dumps({**head, "offset": offset}, sort_keys=True).encode()
-        data = encoded + b"\n" + core.snapshot()
-        digest = blake2b(data, digest_size=32).hexdigest()
-        self._bytes += len(data)
-        folder = self.folder / self._name(number)
-        path = folder / f"{offset:020d}-{digest[:16]}.state"
-        unfinished = path.with_suffix(f".{self._context.rng.getrandbits(64):016x}.tmp")
-        try:
-            self._fs.make_folder(folder)
-            with closing(self._fs.open_write(unfinished, append=False)) as file:
-                self._fs.write(file, data)
-                self._fs.sync(file)
-            self._fs.replace(unfinished, path)
-            self._fs.sync_folder(folder)
-        except OSError as error:
-            where = error.filename or folder
-            raise StateError(f"checkpoint: {where}: cannot write: {error.strerror}") from error
-        return f"streamrnn state {FORMAT} {digest}"
+        name = self._name(number)
+        head = {"topic": self._topic, "partition": number}
+        return self._files.save(name, head, offset, self._parts.shards.at(name))
 
     def _load(self, number: int, offset: int, note: str) -> None:
         """Make the state of a partition what it was at its committed offset."""
         name = self._name(number)
-        found = _NOTE.fullmatch(note)
-        if found is None or int(found[1]) != FORMAT:
-            raise StateError(
-                f"{name}: group {self._group} has committed offset {offset}, but not with state of this "
-                "version (its offsets were reset, or another program has committed it); take another group, "
-                "or delete this one's offsets to begin anew"
-            )
-        path = self.folder / name / f"{offset:020d}-{found[2][:16]}.state"
-        try:
-            data = self._fs.read_bytes(path)
-        except FileNotFoundError as error:
-            raise StateError(
-                f"{path}: group {self._group} has committed {name} at offset {offset} with this file as its "
-                "state, and it is missing; all members of a group need the same checkpoint dir"
-            ) from error
-        if blake2b(data, digest_size=32).hexdigest() != found[2]:
-            raise StateError(f"{path}: its {len(data)} bytes do not match their digest")
-        head, _, segment = data.partition(b"\n")
-        was = json.loads(head)
-        refuse_other(self.folder, was["pipeline"], self._fixed["pipeline"])
-        if note := self._parts.shards.at(name).restore([segment]) or "":
-            self._context.log.warning("%s", note)
-
-    def _prune(self, number: int, offset: int) -> None:
-        """Remove what lies before a committed offset, but for as many as are to be kept.
-
-        What lies behind it may be another's, who has taken the partition over while this member slept.
-        """
-        folder = self.folder / self._name(number)
-        names = [name for name in self._fs.names(folder) if _FILE.fullmatch(name)]
-        older = [name for name in names if int(name[:20]) < offset]
-        with suppress(OSError):  # whoever comes next will
-            for name in older[: len(older) - self._config.keep + 1]:
-                self._fs.remove(folder / name)
+        if told := self._files.load(name, offset, note, self._parts.shards.at(name)):
+            self._context.log.warning("%s", told)
 
     def _name(self, number: int) -> str:
         return f"{self._topic}-{number}"

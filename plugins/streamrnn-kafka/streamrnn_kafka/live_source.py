@@ -84,7 +84,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _ask(self, what: str, partitions: Iterable[TopicPartition]) -> None:
         numbers = sorted(each.partition for each in partitions)
-        if numbers and not self.closing:
+        if (numbers or what == "assigned") and not self.closing:
             request = _Request(what, numbers, asyncio.get_running_loop().create_future())
             self.requests.put(request)
             await request.done
@@ -329,7 +329,6 @@ class KafkaSource:
             held = [number for number in numbers if number in self._next]
             self.drop(held, lambda: self.keeper.revoked(held) if self.keeper else None)
         else:
-            self._context.log.info("group %s: partitions %s have come", self.config.group, numbers)
             offsets = self.keeper.assigned(numbers)
             self.thread.call(self._seek(offsets))
             self._next.update(offsets)

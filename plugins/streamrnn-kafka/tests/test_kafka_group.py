@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import subprocess
+import threading
 import time
 from collections import defaultdict
 from typing import ClassVar
@@ -17,6 +18,7 @@ from typing import ClassVar
 import kafka_broker as kafka
 import pytest
 from aiokafka import AIOKafkaProducer
+from streamrnn_kafka.group_commits import GroupCommits
 from streamrnn_kafka.live_sink import TransactionalSink
 from test_kafka_log_pipeline import REGISTRY, context_at
 
@@ -151,13 +153,11 @@ def test_one_is_killed_and_one_is_added_and_every_output_comes_once(brokers, top
     assert second.stop(signal.SIGKILL)[0] == -signal.SIGKILL
     third = Member(tmp_path / "c", text)
     kafka.run(kafka.put(brokers, source, sent[2 * share :]))
-    expected = answers(sent)
-    ends = {f"{source}-{p}": len(records) for p, records in expected.items()}
-    wait_until(lambda: {name: int(file[:20]) for name, file in files(folder).items()} == ends, [first, third])
+    wait_until(lambda: at_ends(folder, source, sent), [first, third])
     for member in (first, third):
         code, err = member.stop()
         assert code == 0, err
-    assert outputs(brokers, sink) == expected
+    assert outputs(brokers, sink) == answers(sent)
 
 
 JOIN_S = 15
@@ -217,3 +217,52 @@ def test_a_member_that_dies_at_a_step_of_a_commit_changes_nothing(brokers, topic
     life(tmp_path, text, monkeypatch, None, lives)
     assert lives == steps
     assert outputs(brokers, sink) == answers(sent)
+
+
+def test_what_stays_with_a_member_is_not_loaded_anew(brokers, topics, tmp_path, monkeypatch):
+    source, sink = topics
+    sent, loaded, shares = list(events(3000, int(time.time() * 1000))), [], []
+    load, assigned = GroupCommits._load, GroupCommits.assigned
+
+    def loading(self, number, *at):
+        loaded.append(number)
+        load(self, number, *at)
+
+    def sharing(self, partitions):
+        offsets = assigned(self, partitions)
+        shares.append(set(partitions))
+        return offsets
+
+    monkeypatch.setattr(GroupCommits, "_load", loading)
+    monkeypatch.setattr(GroupCommits, "assigned", sharing)
+    folder, group = tmp_path / "state", kafka.name("group")
+    text = PIPELINE.format(brokers=brokers, source=source, sink=sink, group=group, folder=folder)
+    context, _ = context_at(tmp_path)
+    job = build_job(load_pipeline(text, "p.yaml", REGISTRY, context, {}), REGISTRY, context)
+    stopped = threading.Event()
+    first = threading.Thread(target=run, args=(job, stopped.is_set, lambda report: None))
+    first.start()
+    try:
+        kafka.run(kafka.put(brokers, source, sent[:1000]))
+        wait_until(lambda: offsets_moved(folder, PARTITIONS, 0), [])
+        second = Member(tmp_path / "b", text)
+        wait_until(lambda: len(shares[-1]) == PARTITIONS // 2, [second])
+        kept = shares[-1]
+        kafka.run(kafka.put(brokers, source, sent[1000:2000]))
+        wait_until(lambda: at_ends(folder, source, sent[:2000]), [second])
+        assert loaded == []
+        code, err = second.stop()
+        assert code == 0, err
+        kafka.run(kafka.put(brokers, source, sent[2000:]))
+        wait_until(lambda: at_ends(folder, source, sent), [])
+    finally:
+        stopped.set()
+        first.join()
+    assert set(loaded) == set(range(PARTITIONS)) - kept
+    assert outputs(brokers, sink) == answers(sent)
+
+
+def at_ends(folder, source, sent):
+    """Whether the state of every partition stands behind all that was sent."""
+    ends = {f"{source}-{p}": len(records) for p, records in answers(sent).items()}
+    return {name: int(file[:20]) for name, file in files(folder).items()} == ends

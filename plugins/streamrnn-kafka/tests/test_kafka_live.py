@@ -258,7 +258,7 @@ def test_state_that_is_not_the_groups_is_refused(brokers, topic, tmp_path):
     state.write_bytes(good[:-1])
     assert "do not match their digest" in refused(tmp_path, StateError, **parts)
     state.unlink()
-    assert f"{topic}-0 at offset 5 with this file as its state, and it is missing" in refused(
+    assert f"{topic}-0 with its state at offset 5 in this file, and it is missing" in refused(
         tmp_path, StateError, **parts
     )
     state.write_bytes(good)

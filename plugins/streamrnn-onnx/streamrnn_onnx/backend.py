@@ -12,7 +12,7 @@ from streamrnn.backend import Backend, Description, Fact
 from streamrnn.errors import ModelError
 from streamrnn_onnx.axes import Layout
 from streamrnn_onnx.graph import mixing
-from streamrnn_onnx.session import one_line
+from streamrnn_onnx.session import Stoppable, one_line
 from streamrnn_onnx.stepping import Stepper, gate
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class OnnxBackend(Backend):
         self._constants = plan.constants
         asked = [*self._after.values(), *(layout.port.name for layout in outputs.values())]
         self._asked = list(dict.fromkeys(asked))
-        self._session: Any = session
+        self._session: Any = Stoppable(session)
+        self.interrupt = self._interrupt
         self.scan = self._scan if scans else None
         self._stepper = self._short_way()
         self.explain = lambda: facts
@@ -59,6 +60,10 @@ class OnnxBackend(Backend):
     def has_steps(self) -> bool:
         """Whether every input and output has an axis of steps."""
         return all(layout.steps is not None for layout in (*self._inputs, *self._answers.values()))
+
+    def _interrupt(self, is_wanted: bool) -> None:
+        """See `Backend.interrupt`."""
+        self._session.stop(is_wanted)
 
     def close(self) -> None:
         """Let go of the session."""

@@ -11,6 +11,7 @@ from streamrnn.core.rows import all_finite
 from streamrnn.errors import ModelError
 from streamrnn_onnx.backend import OnnxBackend, run
 from streamrnn_onnx.layer_graph import LENS
+from streamrnn_onnx.session import Stoppable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,9 +41,14 @@ class OnnxLayers(OnnxBackend):
         facts: Sequence[Fact] = (),
     ) -> None:
         super().__init__(plan, outputs, description, session, sequences is not None, facts)
-        self._sequences, self._known = sequences, known
+        self._sequences, self._known = sequences and Stoppable(sequences), known
         asked = [spec.name for spec in self.outputs if spec.name not in known]
         self._step_asked = [*self._after.values(), *asked]
+
+    def _interrupt(self, is_wanted: bool) -> None:
+        super()._interrupt(is_wanted)
+        if self._sequences is not None:
+            self._sequences.stop(is_wanted)
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from streamrnn.errors import ModelError, OptionError
 
@@ -29,6 +29,30 @@ class Opened:
     session: ort.InferenceSession
     provider: Provider
     passed_over: tuple[str, ...]
+
+
+class Stoppable:
+    """A session whose run another thread can make raise; all else is the session's own."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        import onnxruntime as ort
+
+        self._session, self._options = session, ort.RunOptions()
+
+    def run(self, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        """Values of the graph by name."""
+        return self._session.run(names, feeds, self._options)
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        """From what is bound to what is bound."""
+        self._session.run_with_iobinding(binding, self._options)
+
+    def stop(self, is_wanted: bool) -> None:
+        """Whether runs are to raise, the one under way too."""
+        self._options.terminate = is_wanted
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
 
 
 def open_session(model: bytes, wanted: Sequence[Provider], threads: int) -> Opened:
