@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -85,6 +86,31 @@ def test_a_day_in_the_life_of_a_daemon(tmp_path):
     ends = [(line["pipeline"], line["message"]) for line in logged(tmp_path) if "stopped" in line["message"]]
     assert sorted(ends) == [("a", "stopped after 3 events"), ("b", "stopped after 2 events")]
     assert not (tmp_path / "admin").exists()
+
+
+@pytest.mark.slow
+def test_the_service_manager_hears_of_everything_and_a_changed_file_is_seen(tmp_path):
+    put(tmp_path, "a", "k", 1)
+    pipeline(tmp_path, "a", source=FOLLOW % "a", more=checkpoint("a"))
+    told = b""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        env = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"}
+        with process(tmp_path, "--watch", env=env) as daemon:
+            while b"READY=1" not in told:
+                told += manager.recv(1000) + b";"
+            pipeline(tmp_path, "a", update=DOUBLING, source=FOLLOW % "a", more=checkpoint("a"))
+            while b"RELOADING=1" not in told or not told.endswith(b"READY=1\nSTATUS=pipelines: 1 serving;"):
+                told += manager.recv(1000) + b";"
+            put(tmp_path, "a", "k", 1)
+            until(lambda: len(lines(tmp_path, "a")) == 2)
+            daemon.send_signal(signal.SIGINT)
+            while b"STOPPING=1" not in told:
+                told += manager.recv(1000) + b";"
+            assert daemon.wait(20) == 0
+    assert b"WATCHDOG=1" in told
+    assert [json.loads(line)["y"] for line in lines(tmp_path, "a")] == [1, 3]
 
 
 def fill(pipe, data):
