@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from streamrnn.events import OutBlock
     from streamrnn.registry import Registry
 
-_NO_MARKS = ("stdin", "socket", "http")
+_NO_MARKS = ("stdin", "socket", "http", "websocket")
 """Sources of which the end of a file that recorded them is none of their own."""
 
 
