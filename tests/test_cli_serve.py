@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 
 import pytest
@@ -209,9 +210,24 @@ def test_top_as_json_and_as_a_table(tmp_path, served):
     assert "serving" in words
 
 
-def test_tap_shows_events_and_answers(tmp_path, served):
-    import threading
+def test_a_health_check(tmp_path, served):
+    checked = asked(tmp_path, "top", "--check")
+    assert (checked.exit_code, checked.output) == (0, "")
+    it = served.fleet.find("a")
+    held, go_on = threading.Event(), threading.Event()
 
+    def hang(found):
+        it.turned_s -= 1000
+        held.set()
+        go_on.wait(30)
+
+    it.ask(hang)
+    held.wait(30)
+    assert str(asked(tmp_path, "top", "--check").exception) == "not all is well"
+    go_on.set()
+
+
+def test_tap_shows_events_and_answers(tmp_path, served):
     found = []
     listening = threading.Thread(
         target=lambda: found.append(asked(tmp_path, "tap", "a", "--count", "2")), daemon=True
