@@ -40,7 +40,7 @@ class OutputFile:
     @property
     def comparing(self) -> bool:
         """Whether there are still bytes ahead that an earlier run wrote, to be made again."""
-        return self._compared is not None
+        return self._compared is not None and self._compared < self._fs.status_of(self.file).st_size
 
     def append(self, data: bytes | memoryview) -> None:
         """All of `data`, behind what is there; or compared with it, as far as it is to be made again."""

@@ -23,11 +23,13 @@ def test_table_is_plain_and_whole():
         ("source", "log"),
         ("source", "socket"),
         ("source", "stdin"),
+        ("source", "websocket"),
         ("sink", "file"),
         ("sink", "http"),
         ("sink", "log"),
         ("sink", "socket"),
         ("sink", "stdout"),
+        ("sink", "websocket"),
     ]
     assert len({row.rindex(" ") for row in ours}) == 1, "columns stand below each other"
     assert max(map(len, ours)) > 80

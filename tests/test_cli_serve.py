@@ -153,6 +153,16 @@ def test_what_would_let_in_anybody_is_refused(tmp_path, monkeypatch, options, wo
     assert not lines(tmp_path, "a")
 
 
+def test_without_the_server_extra_it_says_what_to_install(tmp_path):
+    pipeline(tmp_path, "a")
+    code = "import sys; sys.modules['uvicorn'] = None; from streamrnn.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "serve", str(tmp_path)], capture_output=True, timeout=60, text=True
+    )
+    assert done.returncode == 2
+    assert "pip install 'streamrnn[server]'" in done.stderr
+
+
 @pytest.fixture
 def served(tmp_path):
     put(tmp_path, "a", "k", 1)

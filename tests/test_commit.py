@@ -102,6 +102,29 @@ def test_a_broken_commit_is_told_and_the_one_before_it_taken(job, expected, stop
     assert "going on from commit" in told
 
 
+ENDS = ["path: out.txt}", "path: out.txt, rotate: {max_bytes: 400, keep: 90}}", "out}"]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=["file", "rotated", "log"])
+def test_once_all_was_made_again_there_are_commits_again(end):
+    """Though nothing comes after it that would be written behind it."""
+    text = KEEP_2.replace(
+        "{type: file, path: out.txt}", f"{{type: file, {end}".replace("file, out}", "log, path: out}")
+    )
+    job = Job(text)
+    job.whole()
+    fs, job.promised = SimFS(job.files), 0
+    job.live(fs, random.Random(1), batch=8)
+    newest = commits(fs)[-1]
+    fs = copy(fs, **{str(BASE / "job" / newest): b"{}"})
+    job.errors.told.clear()
+    go_on(job, fs)
+    assert len(job.errors.told) == 1
+    assert commits(fs)[-1] > newest
+    go_on(job, copy(fs))
+    assert len(job.errors.told) == 1
+
+
 def test_outputs_that_readers_may_have_seen_are_never_replaced(job, stopped):
     newest = str(BASE / "job" / commits(stopped)[-1])
     out = stopped.content(BASE / "out.txt")

@@ -16,6 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from after_kills import but_suspicion
 
 from streamrnn.commit import manifest as m
 from streamrnn.commit.exports import exported
@@ -87,9 +88,7 @@ def start(folder, **streams):
 def end(process):
     """How it ended and what it said, but for what it said of a run that was killed before it."""
     _, err = process.communicate(timeout=300)
-    suspicion = ("the last run died while it served", "suspect mode:", "the records under suspicion")
-    told = [line for line in err.decode().splitlines(True) if not line.startswith(suspicion)]
-    return process.returncode, "".join(told)
+    return process.returncode, but_suspicion(err.decode())
 
 
 @pytest.fixture(scope="module")

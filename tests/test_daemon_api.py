@@ -8,10 +8,12 @@ import socket
 import stat
 
 import pytest
+from click.testing import CliRunner
 from daemon_parts import PIPELINE, checkpoint, pipeline, running, until
 from starlette.routing import Route
 
 from streamrnn.builtins.sockets import Tls
+from streamrnn.cli import cli
 from streamrnn.commit.control import NAME
 from streamrnn.context import Context
 from streamrnn.daemon.access import Access, AdminOptions, admin_options, default_address
@@ -136,6 +138,26 @@ def test_a_reset_that_a_crash_kept_from_its_commit_takes_effect_all_the_same(tmp
         assert last(tmp_path)["y"] == 10
         assert ask(application(Api(daemon), None), "POST", "/pipelines/p/reset", {"all": True})[0] == 200
     assert [json.loads(line)["sequence"] for line in log.read_text().splitlines()] == [1, 2]
+
+
+def test_a_replay_resets_where_it_was_done_by_hand(tmp_path):
+    pipeline(tmp_path, source=FOLLOW, more=checkpoint())
+    (tmp_path / "p.in").touch()
+    with running(tmp_path) as daemon:
+        app = application(Api(daemon), None)
+        for i, body in enumerate([{"keys": ["a"]}, {"glob": "b*"}, {"all": True}, {"keys": ["a", "bb"]}]):
+            for key in ("a", "b", "bb", "none"):
+                put(tmp_path, daemon, key, 1 + i if key != "none" else "null")
+            assert ask(app, "POST", "/pipelines/p/reset", body)[0] == 200
+        put(tmp_path, daemon, "a", 1)
+    file = str(tmp_path / "p.yaml")
+    assert CliRunner().invoke(cli, ["replay", file]).exit_code == 0
+    refused = CliRunner().invoke(cli, ["replay", file, "--from-commit", str(tmp_path / "state/p")])
+    assert "the commit was following files" in str(refused.exception)
+    shown = CliRunner().invoke(cli, ["why", file, "a"]).output
+    assert shown.startswith("1. record 17, byte 284  reset: control\n")
+    (tmp_path / "state/p" / NAME).unlink()
+    assert CliRunner().invoke(cli, ["replay", file]).exit_code == 1
 
 
 def test_what_waits_for_earlier_events_is_served_before_a_reset(tmp_path):

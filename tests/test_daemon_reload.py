@@ -16,7 +16,7 @@ from streamrnn.daemon.changes import Changes
 from streamrnn.daemon.fleet import Fleet, open_one
 from streamrnn.daemon.hosted import RefusedError
 from streamrnn.daemon.reload import prepare, switch
-from streamrnn.errors import ConfigError, ModelError
+from streamrnn.errors import ConfigError, ModelError, SourceError
 
 FOLLOW = "{type: file, path: p.in, follow: true}"
 
@@ -304,6 +304,34 @@ def test_a_crash_between_the_command_and_its_commit_does_not_undo_it(tmp_path, s
     serve(it)
     end(it)
     assert got(tmp_path)[3] == (19 if state == "keep" else 7)
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_ends_that_can_be_read_again_are_closed_and_opened_from_a_commit(tmp_path, is_broken):
+    """As when an option changes that only says how they go about it; what cannot be opened goes back."""
+    put(tmp_path, 1)
+    it = hosted(follow(tmp_path, more="checkpoint: {dir: state/p, every_s: 0}"))
+    serve(it)
+    was = it.opened
+    follow(tmp_path, more="checkpoint: {dir: state/p, every_s: 5}")
+    if is_broken:
+        build = it._build
+        it._build = lambda spec, *given: fails() if spec is not was.spec else build(spec, *given)
+        with pytest.raises(RefusedError, match=r"(?s)no room.*goes on as it was"):
+            reload(it)
+        assert it.opened is was
+    else:
+        assert reload(it) == "reloaded; both ends were opened again; going on from commit 2, " + (
+            "behind 1 events; 0 events replayed"
+        )
+    put(tmp_path, 2)
+    serve(it)
+    end(it)
+    assert got(tmp_path) == [1, 3]
+
+
+def fails():
+    raise SourceError("no room")
 
 
 def test_without_a_word_about_it_a_restart_with_another_model_is_refused_as_ever(tmp_path):

@@ -1,9 +1,14 @@
-"""The `http` source and sink, with clients that know nothing of it: http.client, httpx, and bare bytes."""
+"""The `http` source and sink, with clients that know nothing of it: http.client, httpx, and bare bytes.
+
+STREAMRNN_THROWN=5000 throws as many broken requests at it.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
+import random
 import socket
 import ssl
 import threading
@@ -23,7 +28,7 @@ from streamrnn.testing import quiet_context
 
 REGISTRY = Registry([])
 PIPELINE = """
-source: {type: http, listen: "tcp://127.0.0.1:0"MORE}
+source: {type: TYPE, listen: "tcp://127.0.0.1:0"MORE}
 decode: {type: jsonl}
 event: {key: k, inputs: {x: [{field: x}]}}
 model: {type: formula, state: {s: 0}, update: {s: s + x}, output: {y: "1.0 * s"}}
@@ -32,13 +37,15 @@ sink: SINK
 limits: {max_line_bytes: 200, max_batch_events: 8}
 """
 LOG = ", durability: log, log: ingest"
+THROWN = int(os.environ.get("STREAMRNN_THROWN", "150"))
+"""How many mutations of valid requests are sent."""
 JOB = "checkpoint: {dir: job, every_s: 0.05}\n"
 
 
 @contextmanager
-def serving(folder, more="", sink="{type: http}", job=False):
+def serving(folder, more="", sink="{type: http}", job=False, kind="http"):
     """Where a pipeline listens that runs meanwhile on a thread."""
-    text = PIPELINE.replace("MORE", more).replace("SINK", sink) + (JOB if job else "")
+    text = PIPELINE.replace("TYPE", kind).replace("MORE", more).replace("SINK", sink) + (JOB if job else "")
     context = quiet_context(base_dir=folder)
     spec = load_pipeline(text, "p.yaml", REGISTRY, context, {})
     pipeline = (build_job if job else build_pipeline)(spec, REGISTRY, context)
@@ -283,6 +290,56 @@ def test_answers_do_not_go_with_a_log(tmp_path):
 
 
 def test_an_address_for_all_needs_to_be_asked_for(tmp_path):
-    text = PIPELINE.replace("MORE", "").replace("SINK", "{type: http}").replace("127.0.0.1", "0.0.0.0")
+    text = (
+        PIPELINE.replace("TYPE", "http")
+        .replace("MORE", "")
+        .replace("SINK", "{type: http}")
+        .replace("127.0.0.1", "0.0.0.0")
+    )
     with pytest.raises(ConfigError, match="allow_remote: true"):
         load_pipeline(text, "p.yaml", REGISTRY, quiet_context(base_dir=tmp_path), {})
+
+
+def mutated(rng, data):
+    """Bytes with some of them cut, doubled, changed or put elsewhere."""
+    for _ in range(rng.choice([0, 1, 1, 2, 5])):
+        a, b = sorted(rng.randrange(len(data) + 1) for _ in range(2))
+        piece = data[a : min(b, a + 40)]
+        how = rng.randrange(4)
+        if how == 0:
+            data = data[:a] + data[a + len(piece) :]
+        elif how == 1:
+            data = data[:a] + piece + data[a:]
+        elif how == 2:
+            data = data[:a] + rng.randbytes(rng.choice([1, 1, 8])) + data[a + 1 :]
+        else:
+            data = data[:a] + rng.choice([b"\r\n", b": ", b"\xff", b"0" * 20, b"xn--a.\x80"]) + data[a:]
+    return data
+
+
+def thrown_at(address, rng, shapes, count):
+    """Send mutations of valid bytes, in pieces, some of them without waiting for any answer."""
+    host, port = address.split(":")
+    for _ in range(count):
+        data = mutated(rng, rng.choice(shapes))
+        with suppress(OSError), socket.create_connection((host, int(port)), timeout=10) as client:
+            cut = rng.randrange(len(data) + 1)
+            client.sendall(data[:cut])
+            client.sendall(data[cut:])
+            if rng.random() < 0.5:
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(1 << 16):
+                    pass
+
+
+def test_nothing_that_is_sent_ends_the_pipeline(tmp_path):
+    body = lines({"k": "a", "x": 1})
+    shapes = [
+        request(body) + request(body),
+        request(body, "Expect: 100-continue", "Origin: https://shop.example"),
+        request(b"", "Access-Control-Request-Headers: x", method="OPTIONS") + request(body),
+        b"POST /events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    ]
+    with serving(tmp_path, ', allow_origins: ["https://shop.example"]') as address:
+        thrown_at(address, random.Random(5), shapes, THROWN)
+        assert httpx.post(f"http://{address}/events", content=body).status_code == 200

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from after_kills import but_suspicion
 
 from streamrnn.context import FileSystem
 from streamrnn.log import layout
@@ -93,7 +94,7 @@ def start(folder):
 
 def end(process):
     _, err = process.communicate(timeout=60)
-    return process.returncode, err.decode()
+    return process.returncode, but_suspicion(err.decode())
 
 
 @pytest.fixture(scope="module")

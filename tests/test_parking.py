@@ -18,7 +18,7 @@ from test_commit_kills import wait_for_commit
 from streamrnn.commit import control
 
 PLUGIN = Path(__file__).parent / "plugins" / "deadly"
-KILLS = int(os.environ.get("STREAMRNN_KILLS", "8"))
+KILLS = int(os.environ.get("STREAMRNN_KILLS", "4"))
 KILLER = 66.5
 PIPELINE = f"""
 source: {{type: file, path: in.jsonl}}
@@ -128,7 +128,7 @@ def check_looking_and_replaying(folder):
 def test_kills_from_outside_park_nobody(tmp_path):
     """A model so slow that nearly every kill comes while it is at work on some event."""
     text = PIPELINE.replace(f"kills: {KILLER}", "row_s: 0.001").replace("every_s: 0.05", "every_s: 0.3")
-    made = events(1500)
+    made = events(4000 if KILLS > 100 else 1500)
     whole = job(tmp_path / "whole", made, text)
     assert streamrnn(whole, "run", "--quiet", "p.yaml")[0] == 0
     rng, kills, rounds, suspected, folder = random.Random(os.getpid()), 0, 0, 0, None

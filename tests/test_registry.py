@@ -58,8 +58,8 @@ def test_the_built_in_ones_come_down_the_same_road() -> None:
     registry = Registry([])
     assert {package for _, _, package in listed(registry)} == {"streamrnn"}
     assert [registry.names(kind) for kind in KINDS] == [
-        ["file", "http", "log", "socket", "stdin"],
-        ["file", "http", "log", "socket", "stdout"],
+        ["file", "http", "log", "socket", "stdin", "websocket"],
+        ["file", "http", "log", "socket", "stdout", "websocket"],
         ["csv", "jsonl", "msgpack"],
         ["log1p", "one_hot", "scale", "standardize", "vector", "vocab"],
         ["age", "every", "gap", "on_change", "on_value", "source_end"],
@@ -146,7 +146,7 @@ def test_why_there_is_no_such_component() -> None:
         "no codec 'jsnl'; installed: csv, jsonl, msgpack; did you mean 'jsonl'?",
         "no reset rule 'gaps'; installed: age, every, gap, on_change, on_value, source_end; "
         "did you mean 'gap'?",
-        "no sink 'printer'; installed: file, http, log, socket, stdout",
+        "no sink 'printer'; installed: file, http, log, socket, stdout, websocket",
         "no sink 'acme_x': plugin 'acme' cannot be loaded: ImportError: no such library",
     ]
 

@@ -1,4 +1,4 @@
-"""The options of the `http` source and sink."""
+"""The options of the `http` and `websocket` sources and sinks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class HttpSourceConfig(sockets.Listening):
     path: str = Field(
         "/events",
         pattern=r"^/[^\s?#]*$",
-        description="the path that events are posted to; others are refused",
+        description="the path that events are sent to; others are refused",
     )
     tls: sockets.Tls | None = Field(None, description=sockets.TLS)
     allow_remote: bool = Field(False, validate_default=True, description=sockets.REMOTE)
@@ -46,7 +46,9 @@ class HttpSourceConfig(sockets.Listening):
         "from which a request is, and those of others are refused",
     )
     max_connections: int = Field(1000, ge=1, description="connections at once; more are turned away")
-    max_body_bytes: int = Field(1 << 20, ge=1, description="size of a body up to which it is not refused")
+    max_body_bytes: int = Field(
+        1 << 20, ge=1, description="size of a body, or a message, up to which it is not refused"
+    )
     max_pending_bytes: int = Field(
         sockets.PENDING_BYTES,
         ge=1,
@@ -114,8 +116,16 @@ class HttpSourceConfig(sockets.Listening):
         return "durability", "every run would serve the whole log anew; add checkpoint: {dir: ...}"
 
 
+class WebSocketSourceConfig(HttpSourceConfig):
+    """Events from the messages of WebSockets."""
+
+    idle_s: float = Field(
+        600, gt=0, description="seconds after which a connection without messages is closed"
+    )
+
+
 class HttpSinkConfig(BaseModel):
-    """Outputs as answers to the requests of the `http` source."""
+    """Outputs as answers to the requests of the `http` or `websocket` source."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     checkpoint_note: ClassVar[str] = (
@@ -133,10 +143,25 @@ COMPONENTS = (
         example='{listen: "tcp://127.0.0.1:8080"}',
     ),
     Component(
+        kind="source",
+        name="websocket",
+        config=WebSocketSourceConfig,
+        build="streamrnn.sources.http:build_websocket",
+        summary="events that clients send over WebSockets; needs streamrnn[http]",
+        example='{listen: "tcp://127.0.0.1:8081"}',
+    ),
+    Component(
         kind="sink",
         name="http",
         config=HttpSinkConfig,
         build="streamrnn.sinks.socket:build_answers",
         summary="answers to the requests of the http source",
+    ),
+    Component(
+        kind="sink",
+        name="websocket",
+        config=HttpSinkConfig,
+        build="streamrnn.sinks.socket:build_answers",
+        summary="answers to the messages of the websocket source",
     ),
 )

@@ -59,7 +59,7 @@ def command(
     one_thread()
     from streamrnn.config.open import open_pipeline
     from streamrnn.config.recorded import recorded
-    from streamrnn.replay.begin import begin, read_commit
+    from streamrnn.replay.begin import begin, by_hand, read_commit
     from streamrnn.replay.replay import build_replay
     from streamrnn.replay.until import until
     from streamrnn.replay.why import Why, gates_of
@@ -71,8 +71,11 @@ def command(
     with closing(replay):
         if position:
             replay.until = until(position, replay.parts, spec.ticks_per_s)
-        if commit:
-            begin(read_commit(Path(commit), context), replay.parts, spec, context)
+        beginning = read_commit(Path(commit), context) if commit else None
+        if beginning is not None:
+            begin(beginning, replay.parts, spec, context)
+        if beginning is not None or not inputs:
+            replay.by_hand = by_hand(beginning, replay.parts, spec, context)
         found = Why(replay, key, last, gates_of(spec, context))
         found.play()
     if style == "json":

@@ -9,7 +9,7 @@ look whether the manifest it goes on from knows the line already.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,7 @@ from streamrnn.events import Mark, Origin
 
 if TYPE_CHECKING:
     from streamrnn.context import Context, FileSystem
-    from streamrnn.core import Core
-    from streamrnn.pipeline import Pipeline
+    from streamrnn.core import Core, Shards
 
 NAME = "control.log"
 _ORIGIN = Origin("control", NAME)
@@ -132,15 +131,18 @@ def chosen(core: Core, reset: Mapping[str, Any]) -> list[str] | None:
     return [key for key, row in zip(keys, found.tolist(), strict=True) if row >= 0]
 
 
-def apply_reset(pipeline: Pipeline, reset: Mapping[str, Any]) -> int:
-    """Let the keys begin anew that a command `reset` means, of all partitions or one; how many."""
+def apply_reset(shards: Shards, reset: Mapping[str, Any], heed: Callable[[Core, Mark], object]) -> int:
+    """Let the keys begin anew that a command `reset` means, of all partitions or one; how many.
+
+    `heed` lets a core hear of a mark, as `Pipeline.heed` does.
+    """
     count = 0
-    for partition, core in pipeline.parts.shards.items():
+    for partition, core in shards.items():
         if reset.get("partition") not in (None, partition):
             continue
         if core.waiting is not None:  # who they are shows once those that wait have been served
-            pipeline.heed(core, Mark("control", _ORIGIN, keys=()))
+            heed(core, Mark("control", _ORIGIN, keys=()))
         keys = chosen(core, reset)
         count += len(core) if keys is None else len(keys)
-        pipeline.heed(core, Mark("control", _ORIGIN, keys=None if keys is None else tuple(keys)))
+        heed(core, Mark("control", _ORIGIN, keys=None if keys is None else tuple(keys)))
     return count

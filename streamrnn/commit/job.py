@@ -198,7 +198,7 @@ def _go_on(
     pipeline.went_on = _told(found, parts)
     for entry in control.due(manifest["number"]):
         if "reset" in entry.command:
-            apply_reset(pipeline, entry.command["reset"])
+            apply_reset(parts.shards, entry.command["reset"], pipeline.heed)
     control.done = len(control.entries)
     return found
 

@@ -29,7 +29,9 @@ def recorded(
     if not follows and spec.source.component.name == "file":
         options = spec.source.options.model_copy(update={"follow": False, "start": "start"})
         return replace(spec, source=replace(spec.source, options=options))
-    if spec.source.component.name in ("socket", "http") or getattr(spec.source.options, "follow", False):
+    if spec.source.component.name in ("socket", "http", "websocket") or getattr(
+        spec.source.options, "follow", False
+    ):
         text = "expected data that ends; name some with --input"
         mark = spec.tree.mark(("source",))
         raise ConfigError([Finding(spec.tree.file, *mark, "source", text)])

@@ -43,12 +43,12 @@ def reset(pipeline: Pipeline, what: Mapping[str, Any]) -> int:
             f"no partition '{partition}'; there are: {', '.join(dict(shards.items())) or 'none'}"
         )
     if not isinstance(commits, Commits):
-        count = apply_reset(pipeline, what)
+        count = apply_reset(shards, what, pipeline.heed)
         if commits is not None:
             commits.commit()
         return count
     agree(commits, {"reset": dict(what)})
-    count = apply_reset(pipeline, what)
+    count = apply_reset(shards, what, pipeline.heed)
     commits.done()
     return count
 

@@ -44,7 +44,13 @@ class PartitionWriter:
     @property
     def comparing(self) -> bool:
         """Whether there are still records ahead that an earlier run wrote, to be made again."""
-        return self._again is not None
+        again = self._again
+        if again is None:
+            return False
+        paths = {first: segment_path(self._folder, first) for first in segments(self._fs, self._folder)}
+        statuses = {first: self._fs.status(path) for first, path in paths.items() if first >= again.first}
+        sizes = {first: status.st_size for first, status in statuses.items() if status is not None}
+        return sizes.get(again.first, 0) > again.at or any(sizes[f] for f in sizes if f > again.first)
 
     def append(self, data: bytes | memoryview, ends: IntArray) -> None:
         """Whole lines, of which each ends where `ends` says."""

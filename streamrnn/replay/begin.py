@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from streamrnn.commit import control, recovery
 from streamrnn.commit import manifest as m
-from streamrnn.commit import recovery
 from streamrnn.commit.carry import model_of
 from streamrnn.commit.exports import meaning_of, mismatch
 from streamrnn.commit.job import described, restore
@@ -83,10 +84,43 @@ def begin(beginning: Beginning, parts: Parts, spec: PipelineSpec, context: Conte
     parts.source.resume(_renamed(place, parts.source.place(), spec.source.component.name))
 
 
+def by_hand(
+    beginning: Beginning | None, parts: Parts, spec: PipelineSpec, context: Context
+) -> deque[control.Entry]:
+    """What was asked of a job from outside the stream, since a commit or since its beginning.
+
+    It tells a person of what a replay cannot do again. Raises `StateError` if the log is damaged.
+    """
+    if spec.file.checkpoint is None:
+        return deque()
+    folder = context.path(spec.file.checkpoint.dir) if beginning is None else beginning.folder
+    done = 0 if beginning is None else beginning.manifest.get("control", 0)
+    found = deque(control.read(context.fs, folder)[0][done:])
+    fingerprint = parts.backend.state.fingerprint
+    others = [e for e in found if e.command.get("reload", {}).get("fingerprint", fingerprint) != fingerprint]
+    if others:
+        context.log.warning(
+            "behind %d events another model took over, which is not replayed", others[0].events
+        )
+    if found and (parts.shards.partitioned or spec.file.order is not None):
+        context.log.warning(
+            "%d resets and reloads by hand are left out: only in a stream without partitions and without "
+            "`order` is it known between which events they came",
+            len(found),
+        )
+        return deque()
+    return found
+
+
 def _renamed(place: Place, here: Place | None, source: str) -> Place:
     """The place among files that may have other names here, in the same order, or held standard input."""
     if here is None or "files" not in here:
         return place
+    if "read_until_ns" in place:
+        raise SourceError(
+            "the commit was following files, which it knows by what they held and not by a place in recorded "
+            "data: replay from the beginning"
+        )
     files = here["files"]
     if "files" in place and len(files) == len(place["files"]):
         return {**place, "files": files}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from streamrnn.build import build_pipeline
 from streamrnn.commit import control
+from streamrnn.commit.control import apply_reset
 from streamrnn.commit.parking import Parking, Parks
 from streamrnn.context import ManualClock
 from streamrnn.events import Block, Mark, Origin
@@ -17,12 +19,13 @@ from streamrnn.ports import EndOfStream
 from streamrnn.replay.until import Until
 
 if TYPE_CHECKING:
+    from streamrnn.commit.control import Entry
     from streamrnn.config.spec import PipelineSpec
     from streamrnn.context import Context
     from streamrnn.events import OutBlock
     from streamrnn.registry import Registry
 
-_NO_MARKS = ("stdin", "socket", "http")
+_NO_MARKS = ("stdin", "socket", "http", "websocket")
 """Sources of which the end of a file that recorded them is none of their own."""
 
 
@@ -40,11 +43,14 @@ class Replay:
     keeps_marks: bool
     until: Until | None = None
     limit: int | None = None
+    by_hand: deque[Entry] = field(default_factory=deque)
+    """What was asked of the job from outside the stream, each behind so many accepted events."""
 
     def __iter__(self) -> Iterator[Served]:
         while not self._is_over:
+            room = self._obey()
             try:
-                found = self.parts.source.read(self.limit or self.parts.max_batch_events, 0)
+                found = self.parts.source.read(min(room, self.limit or self.parts.max_batch_events), 0)
             except EndOfStream:
                 yield from rest(self.parts)
                 return
@@ -58,6 +64,17 @@ class Replay:
         with ExitStack() as closing:
             closing.callback(self.parts.source.close)
             closing.callback(self.parts.backend.close)
+
+    def _obey(self) -> int:
+        """Do what is due by hand; how many records may be read until the next of it."""
+        shards = self.parts.shards
+        while self.by_hand:
+            if (room := self.by_hand[0].events - shards.events) > 0:
+                return room
+            command = self.by_hand.popleft().command
+            if "reset" in command:
+                apply_reset(shards, command["reset"], lambda core, told: core.mark(told))
+        return self.parts.max_batch_events
 
     @property
     def _is_over(self) -> bool:

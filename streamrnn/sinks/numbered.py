@@ -52,7 +52,7 @@ class NumberedFileSink(RotatingFileSink):
     @property
     def comparing(self) -> bool:
         """See `OutputFile.comparing`."""
-        return bool(self._known)
+        return any(at < self._size(path) for path, at in self._known)
 
     def write(self, block: OutBlock) -> None:
         """See `Sink.write`."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from streamrnn.builtins.web import HttpSourceConfig
     from streamrnn.context import Context
     from streamrnn.events import Frames
-    from streamrnn.net.http import HttpFront, Request
+    from streamrnn.net.fronts import Front, Request
     from streamrnn.ports import Framer
     from streamrnn.sources.http_log import HttpLogSource
 
@@ -51,8 +52,10 @@ class HttpSource:
 
     partitioned = False
 
-    def __init__(self, front: HttpFront, new_framer: Callable[..., Framer], addresses: list[str]) -> None:
-        self._front, self._new_framer = front, new_framer
+    def __init__(
+        self, kind: str, front: Front[Any], new_framer: Callable[..., Framer], addresses: list[str]
+    ) -> None:
+        self._kind, self._front, self._new_framer = kind, front, new_framer
         self.addresses = addresses
         """Where it listens, in the order of the options, with the ports it got."""
         self._queue: deque[_Served] = deque()
@@ -107,7 +110,7 @@ class HttpSource:
                 self._queue.popleft()
                 served.is_given = True
                 self._finish(served)
-        return block_of(parts, Origin("http", address)) if parts else None
+        return block_of(parts, Origin(self._kind, address)) if parts else None
 
     def _answer(self, number: int, data: bytes, count: int) -> bool:
         served = self._served.get(number)
@@ -133,29 +136,56 @@ class HttpSource:
 def build(
     config: HttpSourceConfig, context: Context, new_framer: Callable[..., Framer]
 ) -> HttpSource | HttpLogSource:
-    """The source, listening. Raises `SourceError` if it cannot, `OptionError` without the library it needs,
-    for a codec without lines, or for files of `tls` that are not what they should be.
+    """The `http` source, listening. Raises `SourceError` if it cannot, `OptionError` without the library it
+    needs, for a codec without lines, or for files of `tls` that are not what they should be.
     """
-    try:
+    with _needed():
         from streamrnn.net.http import HttpFront
-    except ModuleNotFoundError as error:
-        if error.name != "h11":
-            raise
-        text = "needs the package h11: pip install streamrnn[http]"
-        raise OptionError((("type",), text)) from error
+
+    return _build("http", HttpFront, config, context, new_framer)
+
+
+def build_websocket(
+    config: HttpSourceConfig, context: Context, new_framer: Callable[..., Framer]
+) -> HttpSource | HttpLogSource:
+    """The `websocket` source; raises what `build` does."""
+    with _needed():
+        from streamrnn.net.websocket import WebSocketFront
+
+    return _build("websocket", WebSocketFront, config, context, new_framer)
+
+
+def _build(
+    kind: Literal["http", "websocket"],
+    front: type[Front[Any]],
+    config: HttpSourceConfig,
+    context: Context,
+    new_framer: Callable[..., Framer],
+) -> HttpSource | HttpLogSource:
     tls, logged = server_tls(config.tls, context), None
     if config.durability == "log":
         from streamrnn.sources.http_log import HttpLogSource
         from streamrnn.sources.logged import Logged
 
-        logged = Logged("http", config, context, new_framer(), config.max_producers)
+        logged = Logged(kind, config, context, new_framer(), config.max_producers)
     try:
         listeners = listen(config.addresses(), context, tls)
     except OSError as error:
         if logged is not None:
             logged.close()
         raise SourceError(f"{error.filename}: cannot listen: {error.strerror}") from error
-    front, addresses = HttpFront(config, listeners, context), [each.address for each in listeners]
+    opened, addresses = front(config, listeners, context), [each.address for each in listeners]
     if logged is not None:
-        return HttpLogSource(config, front, new_framer, addresses, logged)
-    return HttpSource(front, new_framer, addresses)
+        return HttpLogSource(config, opened, new_framer, addresses, logged)
+    return HttpSource(kind, opened, new_framer, addresses)
+
+
+@contextmanager
+def _needed() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("h11", "wsproto"):
+            raise
+        text = f"needs the package {error.name}: pip install streamrnn[http]"
+        raise OptionError((("type",), text)) from error

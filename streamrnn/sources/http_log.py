@@ -15,7 +15,7 @@ from streamrnn.sources.logged import LoggedSource
 if TYPE_CHECKING:
     from streamrnn.builtins.web import HttpSourceConfig
     from streamrnn.events import Block, Frames
-    from streamrnn.net.http import HttpFront, Request
+    from streamrnn.net.fronts import Front, Request
     from streamrnn.ports import Framer
     from streamrnn.sources.logged import Logged
 
@@ -30,7 +30,7 @@ class HttpLogSource(LoggedSource):
     def __init__(
         self,
         config: HttpSourceConfig,
-        front: HttpFront,
+        front: Front[Any],
         new_framer: Callable[..., Framer],
         addresses: list[str],
         logged: Logged,

@@ -41,7 +41,7 @@ class Logged:
 
     def __init__(
         self,
-        kind: Literal["socket", "stdin", "http"],
+        kind: Literal["socket", "stdin", "http", "websocket"],
         config: LogOptions,
         context: Context,
         framer: Framer,
