@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamrnn.almanac import has_begun
 from streamrnn.backend import FirstInput
 from streamrnn.limits import (
     CONTROL,
@@ -303,7 +304,7 @@ def _norm(array: Array) -> float:
 
 
 def _fires(rule: ResetRule, turn: Turn, steps: int, since: int, columns: dict[str, Array]) -> bool:
-    if type(rule).__module__ == "streamrnn.resets.rules":
+    if type(rule).__module__.startswith("streamrnn.resets."):
         return _KNOWN[type(rule).__name__](rule, turn, steps, since)
     stamp = None if turn.time is None else np.array([turn.time], np.int64)
     now = Now({path: _one(turn.fields[path]) for path in rule.fields}, stamp)
@@ -349,6 +350,10 @@ def _on_value(rule: Any, turn: Turn, steps: int, since: int) -> bool:
     )
 
 
+def _calendar(rule: Any, turn: Turn, steps: int, since: int) -> bool:
+    return turn.held.seen and has_begun(rule, turn.held.last_time, turn.now)
+
+
 def _source_end(rule: Any, turn: Turn, steps: int, since: int) -> bool:
     return False
 
@@ -359,5 +364,6 @@ _KNOWN: dict[str, Callable[[Any, Turn, int, int], bool]] = {
     "Every": _every,
     "OnChange": _on_change,
     "OnValue": _on_value,
+    "Calendar": _calendar,
     "SourceEnd": _source_end,
 }

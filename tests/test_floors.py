@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "streamrnn"
 FLOORS = {
     0: "errors formats events backend offline ports rules hookspecs context notices values limits layers "
-    "prefix output_file matching refusals watch cold",
+    "prefix output_file matching refusals watch almanac cold",
     1: "definition order resets features codecs sources sinks backends core builtins encode rejects net log "
     "reserve memory",
     2: "config registry event",

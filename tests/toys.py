@@ -13,6 +13,7 @@ from streamrnn.context import Context
 from streamrnn.events import Batch, Mark, Origin
 from streamrnn.limits import Elapsed, Limits
 from streamrnn.resets import rules as r
+from streamrnn.resets.calendar import Calendar
 
 ORIGIN = Origin("test", "test")
 
@@ -160,6 +161,7 @@ def make_rule(rng: random.Random, name: str) -> r.Rule:
         lambda: r.OnValue(name, to, when, "word", rng.sample(WORDS, 3), None, None),
         lambda: r.OnValue(name, to, when, "flag", None, 0.5, rng.choice([None, 3])),
         lambda: r.SourceEnd(name, to),
+        lambda: Calendar(name, to, rng.choice(["hour", "day"]), rng.randint(0, 200), 0, "UTC", 1),
         lambda: Flicker(name, to),
     ]
     return rng.choice(makers)()
