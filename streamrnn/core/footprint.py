@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 _KEY_BYTES = 24
 """A key's own bytes, taken for long ones and short ones."""
-_INDEX_BYTES = 2 * _KEY_BYTES + 12 + 8 + 24
-"""Where a key lies, with room for keys that went and came, its hash, and slots of a table half empty."""
+_INDEX_BYTES = 2 * _KEY_BYTES + 12 + 2 * 8 + 2 * 24 + 6
+"""Where a key lies, with room for those that went and came, its hash and slots, in arrays that double."""
 _OBJECT_BYTES = 64
-_GONE_BYTES = 46
-"""For a key that is remembered: hash, cause and place, half as many again, and its slots."""
+_GONE_BYTES = 100
+"""For a key that is remembered: the same but for its bytes, and twice while holes are closed; as measured."""
 
 
 def footprint_bytes(store: Store) -> int:

@@ -117,7 +117,8 @@ def _pipeline(specimen: Specimen) -> str:
         "decode": {"type": "jsonl"},
         "event": {"key": "key", "inputs": inputs},
         "reset": [{"type": "on_value", "field": "fresh", "equals": True}],
-        "model": {"type": "onnx", "path": "m.onnx", **options},
+        # Long enough for a machine that does much else.
+        "model": {"type": "onnx", "path": "m.onnx", "first_step_s": 60, **options},
         "encode": {"type": "jsonl", "include": ["key"]},
         "sink": {"type": "stdout"},
         "limits": {"max_batch_events": 7},
