@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from streamrnn.offline import Offline
     from streamrnn.ports import Codec, Framer, Sink, Source
     from streamrnn.registry import Registry
-    from streamrnn.rules import Feature, ResetRule
+    from streamrnn.rules import Feature, MessageRule, ResetRule
 
 
 def build_pipeline(
@@ -215,6 +215,7 @@ def event_stage(spec: PipelineSpec, backend: Backend, rules: list[ResetRule], co
         rule_fields=tuple(sorted({path for rule in rules for path in (*rule.fields, *rule.previous_fields)})),
         max_key_bytes=spec.file.limits.max_key_bytes,
         id_fields=tuple(duplicates.paths) if duplicates else (),
+        message_rules=tuple(cast("MessageRule", rule) for rule in rules if hasattr(rule, "message_fields")),
     )
 
 

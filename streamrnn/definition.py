@@ -14,6 +14,7 @@ import numpy as np
 
 from streamrnn.almanac import has_begun
 from streamrnn.backend import FirstInput
+from streamrnn.globs import matches
 from streamrnn.limits import (
     CONTROL,
     EVICTED,
@@ -122,8 +123,9 @@ class Definition:
         for bit, rule in enumerate(self.rules, FIRST_RULE_BIT):
             if mark.kind in getattr(rule, "marks", ()):
                 bits |= 1 << bit
+        like = None if mark.glob is None else matches(mark.glob)
         for key in self.keys if mark.keys is None else mark.keys:
-            if bits and key in self.keys:
+            if bits and key in self.keys and (like is None or like.fullmatch(key)):
                 self._reset(self.keys[key], bits)
                 if bits & CONTROL:
                     self.keys[key].quarantined = False
@@ -354,7 +356,7 @@ def _calendar(rule: Any, turn: Turn, steps: int, since: int) -> bool:
     return turn.held.seen and has_begun(rule, turn.held.last_time, turn.now)
 
 
-def _source_end(rule: Any, turn: Turn, steps: int, since: int) -> bool:
+def _by_mark(rule: Any, turn: Turn, steps: int, since: int) -> bool:
     return False
 
 
@@ -365,5 +367,6 @@ _KNOWN: dict[str, Callable[[Any, Turn, int, int], bool]] = {
     "OnChange": _on_change,
     "OnValue": _on_value,
     "Calendar": _calendar,
-    "SourceEnd": _source_end,
+    "SourceEnd": _by_mark,
+    "Control": _by_mark,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from streamrnn.features.encoders import not_finite, numbers, shown
 if TYPE_CHECKING:
     from streamrnn.backend import TensorSpec
     from streamrnn.events import Array, Column, IntArray
-    from streamrnn.rules import Feature
+    from streamrnn.rules import Asked, Feature, MessageRule
 
 _TIME_LIMIT = 2**62
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -174,13 +174,15 @@ class EventStage:
     max_key_bytes: int
     id_fields: tuple[str, ...] = ()
     """What tells an event from one that is read twice; none if nobody asks."""
+    message_rules: tuple[MessageRule, ...] = ()
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Every path the stage looks at."""
         read = [path for items in self.inputs.values() for item in items for path in item.fields]
         time = [self.time.field] if self.time else []
-        return tuple(dict.fromkeys([*self.key_fields, *time, *read, *self.rule_fields, *self.id_fields]))
+        other = [*self.rule_fields, *self.id_fields, *self._message_fields]
+        return tuple(dict.fromkeys([*self.key_fields, *time, *read, *other]))
 
     @property
     def arrays(self) -> dict[str, tuple[int, ...]]:
@@ -189,13 +191,36 @@ class EventStage:
             (path, item.shape) for items in self.inputs.values() for item in items for path in item.fields
         ]
         time = [self.time.field] if self.time else []
-        other = {*self.key_fields, *time, *self.rule_fields, *self.id_fields}
+        other = {*self.key_fields, *time, *self.rule_fields, *self.id_fields, *self._message_fields}
         shapes = {path: shape for path, shape in read if shape is not None and path not in other}
         return {path: shape for path, shape in shapes.items() if {s for p, s in read if p == path} == {shape}}
 
-    def read(self, columns: Columns, block: Block) -> tuple[Batch, IntArray, dict[int, str]]:
-        """A batch, int64 [m] which record each of its events is, and the refused records with the reason."""
-        refused = dict(columns.refused)
+    @property
+    def _message_fields(self) -> list[str]:
+        return [path for rule in self.message_rules for path in rule.message_fields]
+
+    def messages(self, columns: Columns) -> dict[int, Asked]:
+        """Which records are no events, and what they ask for; those that make no sense are refused."""
+        found: dict[int, Asked] = {}
+        for rule in self.message_rules:
+            asked, refused = rule.messages(columns.fields)
+            found = asked | found
+            columns.refused = refused | columns.refused
+        return {i: asked for i, asked in found.items() if i not in columns.refused}
+
+    def read(
+        self, columns: Columns, block: Block, messages: Collection[int] = ()
+    ) -> tuple[Batch, IntArray, dict[int, str]]:
+        """A batch, int64 [m] which record each of its events is, and the refused records with the reason.
+
+        The records `messages` are neither.
+        """
+        batch, records, refused = self._read(columns, block, columns.refused | dict.fromkeys(messages, ""))
+        return batch, records, {i: reason for i, reason in refused.items() if i not in messages}
+
+    def _read(
+        self, columns: Columns, block: Block, refused: dict[int, str]
+    ) -> tuple[Batch, IntArray, dict[int, str]]:
         if refused and columns.n:
             alive = np.delete(np.arange(columns.n), sorted(refused))
             columns = columns.take(alive)

@@ -130,13 +130,14 @@ class Frames:
 class Mark:
     """What travels in the stream and is no event: `source_end` or `control`, with its position.
 
-    `keys` names the keys it is meant for; None means all of them.
+    `keys` names the keys it is meant for, `glob` live ones by a pattern; without both all are meant.
     """
 
     kind: str
     origin: Origin
     position: int = 0
     keys: tuple[str, ...] | None = None
+    glob: str | None = None
 
 
 @dataclass(slots=True)
@@ -215,7 +216,8 @@ class OutBlock:
     """The answers to one block on their way to a sink: encoded outputs, and what was refused.
 
     `ends` int64 [n] is where each output ends in `buffer`, `keys` whose it is, `records` int64 [n] which
-    record of `block` it answers; `rejected` are those that got no output, in order.
+    record of `block` it answers; `rejected` are those that got no output, in order. `silent` are records
+    that nothing is to be said of, by index: messages.
     """
 
     buffer: bytes
@@ -224,6 +226,7 @@ class OutBlock:
     records: IntArray
     block: Block
     rejected: tuple[Rejected, ...] = ()
+    silent: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ends)

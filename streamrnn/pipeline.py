@@ -15,6 +15,7 @@ from streamrnn.events import Block, Mark, OutBlock, Rejected, Report
 from streamrnn.hookspecs import PipelineInfo
 from streamrnn.order.policy import DUPLICATE
 from streamrnn.ports import EndOfStream
+from streamrnn.reading import pieces, read
 from streamrnn.watch import Unwatched, Watch
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from streamrnn.commit.writer import Made
     from streamrnn.core import Core, Shards
     from streamrnn.core.probe import Verdict
-    from streamrnn.events import Batch, Column, Columns, IntArray
+    from streamrnn.events import Column, Columns, IntArray
     from streamrnn.order.waiting import Released, Waiting
     from streamrnn.ports import Sink, Source
+    from streamrnn.reading import Reading
     from streamrnn.rejects import Rejects
     from streamrnn.reserve import Reserve
 
@@ -86,27 +88,6 @@ class Served:
 
     answered: Answered
     out: OutBlock
-
-
-@dataclass(slots=True)
-class Reading:
-    """A block as it is understood: `batch` are its events, int64 [m] `records` says which record each is.
-
-    `refused` has the reason by record.
-    """
-
-    block: Block
-    decoded: Columns
-    batch: Batch
-    records: IntArray
-    refused: dict[int, str]
-
-    def of(self, kept: IntArray, refused: Mapping[int, str]) -> Reading:
-        """With some of the events, and others refused; both are indices of the batch."""
-        more = {int(self.records[i]): why for i, why in refused.items()}
-        return Reading(
-            self.block, self.decoded, self.batch.take(kept), self.records[kept], self.refused | more
-        )
 
 
 class Onlooker(Protocol):
@@ -294,23 +275,35 @@ def serve(parts: Parts, block: Block) -> Iterator[Served]:
     """The way of an event but for its ends: decode, event, order, core, encode."""
     core = parts.shards.of(block.origin)
     if core.waiting is not None and core.waiting.policy.behind is not None:
-        reading, released = _arrive(parts, core.waiting, block)
-        if reading.refused:
-            yield answer(parts, core, reading)
-        yield from _in_order(parts, core, released)
+        for piece in pieces(parts.decode, parts.event, block):
+            yield from _arrived(parts, core, core.waiting, piece)
         return
     for first, part in parts.watch.parts(block):
         parts.watch.serving(part)
-        reading = read(parts, part) if core.waiting is None else _arrive(parts, core.waiting, part)[0]
-        served = answer(parts, core, reading, range(first, first + len(part)))
+        served = []
+        for piece in pieces(parts.decode, parts.event, part, first):
+            reading = piece if core.waiting is None else _arrive(core.waiting, piece)[0]
+            served.append(answer(parts, core, reading))
+            if reading.message is not None:
+                core.mark(reading.message)
         parts.watch.served(part)
-        yield served
+        yield from served
 
 
-def _arrive(parts: Parts, waiting: Waiting, block: Block) -> tuple[Reading, Iterable[Released]]:
+def _arrived(parts: Parts, core: Core, waiting: Waiting, piece: Reading) -> Iterator[Served]:
+    """What is refused of it, or let go by it; all that waits goes on before a message."""
+    reading, released = _arrive(waiting, piece)
+    if reading.refused or reading.message is not None:
+        yield answer(parts, core, reading)
+    yield from _in_order(parts, core, released, reading.first)
+    if reading.message is not None:
+        yield from _in_order(parts, core, waiting.rest(), reading.first + len(reading.block) - 1)
+        core.mark(reading.message)
+
+
+def _arrive(waiting: Waiting, reading: Reading) -> tuple[Reading, Iterable[Released]]:
     """What goes on at once or is refused, and what is let go by it."""
-    reading = read(parts, block)
-    turn = waiting.arrive(block, reading.records, reading.batch.time, reading.batch.ids)
+    turn = waiting.arrive(reading.block, reading.records, reading.batch.time, reading.batch.ids)
     return reading.of(turn.kept, turn.refused), turn.released
 
 
@@ -334,21 +327,18 @@ def rest(parts: Parts) -> Iterator[Served]:
             yield from _in_order(parts, core, core.waiting.rest())
 
 
-def _in_order(parts: Parts, core: Core, released: Iterable[Released]) -> Iterator[Served]:
-    """Records that have waited are read once more, as if they had come only now."""
+def _in_order(parts: Parts, core: Core, released: Iterable[Released], first: int = 0) -> Iterator[Served]:
+    """Records that have waited are read once more, as if they had come only now.
+
+    Who let them go is told from `first` on, in the block that was read.
+    """
     for block, by in released:
-        for first, part in parts.watch.parts(block):
+        for start, part in parts.watch.parts(block):
             parts.watch.serving(part)
-            let_go = by[first : first + len(part)].tolist()
-            served = answer(parts, core, read(parts, part), let_go)
+            let_go = (by[start : start + len(part)] + first).tolist()
+            served = answer(parts, core, read(parts.decode, parts.event, part), let_go)
             parts.watch.served(part)
             yield served
-
-
-def read(parts: Parts, block: Block) -> Reading:
-    """Decode, event."""
-    decoded = parts.decode(block)
-    return Reading(block, decoded, *parts.event.read(decoded, block))
 
 
 def answer(parts: Parts, core: Core, reading: Reading, by: Sequence[int] | None = None) -> Served:
@@ -357,12 +347,13 @@ def answer(parts: Parts, core: Core, reading: Reading, by: Sequence[int] | None 
     outputs = core.process(batch)
     refused = reading.refused | {int(records[i]): reason for i, reason in outputs.refused.items()}
     drops = core.waiting is not None and core.waiting.policy.drops
-    let_go = range(len(block)) if by is None else by
+    let_go = range(reading.first, reading.first + len(block)) if by is None else by
     rejected = tuple(_rejected(block, i, let_go[i], refused[i], drops) for i in sorted(refused))
     answered = Answered(outputs, batch, core.cause_names)
     buffer, ends = parts.format(parts.encode.columns(answered, reading.decoded, records), len(outputs))
     keys = [batch.keys[i] for i in outputs.accepted.tolist()]
-    return Served(answered, OutBlock(buffer, ends, keys, records[outputs.accepted], block, rejected))
+    silent = () if reading.message is None else (len(block) - 1,)
+    return Served(answered, OutBlock(buffer, ends, keys, records[outputs.accepted], block, rejected, silent))
 
 
 def _rejected(block: Block, i: int, by: int, reason: str, drops: bool) -> Rejected:

@@ -67,6 +67,7 @@ CODES = {
     "key": (r": (expected a key|a key of more than)", "no key, or one too long"),
     "id": (r": (expected an id|an id of more than)", "no id for `order.duplicates`, or one too long"),
     "field_too_long": (r": a reset rule keeps at most", "a field that a rule keeps is too long"),
+    "control": (r": a control message:", "a message of the rule `control` that does not say who is meant"),
     "missing_field": (r": missing;", "a field is missing or null"),
     "unknown_value": (r": expected one of the \d+ known values", "a category that is not listed"),
     "range": (

@@ -68,6 +68,31 @@ class ResetRule(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a message asks for: that some keys begin anew, the live ones like `glob`, or without both all."""
+
+    keys: tuple[str, ...] | None = None
+    glob: str | None = None
+
+
+class MessageRule(ResetRule, Protocol):
+    """A rule that takes some records for messages: no events, but what keys are reset by.
+
+    A rule is one if it has `message_fields`. Its messages have the cause `control`.
+    """
+
+    message_fields: Sequence[str]
+    """Fields to see of each record."""
+
+    def messages(self, fields: Mapping[str, Column]) -> tuple[dict[int, Asked], dict[int, str]]:
+        """By index of the record, what a message asks for, and why one that makes no sense is refused.
+
+        What a record asks for is a matter of that record alone.
+        """
+        ...
+
+
 class Feature(Protocol):
     """Turns columns of an event's fields into numbers."""
 

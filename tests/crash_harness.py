@@ -52,6 +52,18 @@ checkpoint: {dir: job, every_s: 2, keep: 1}
 """
 
 
+CONTROL = FORMULA.replace("reset:", "reset:\n  - {type: control, field: op, equals: reset}")
+MESSAGES = ['{"op":"reset","keys":["k1","k2"]}', '{"op":"reset","glob":"k1*"}', '{"op":"reset","all":true}']
+
+
+def with_messages(rng, lines):
+    """A control message here and there, one that makes no sense among them."""
+    whole = lines.split(b"\n")
+    for _ in range(len(whole) // 6):
+        whole.insert(rng.randrange(len(whole)), rng.choice([*MESSAGES, '{"op":"reset"}']).encode())
+    return b"\n".join(whole)
+
+
 def events(rng, n):
     """Lines of a file: mostly good, with what is refused between them."""
     lines, t = [], 0

@@ -10,7 +10,7 @@ import numpy as np
 
 from streamrnn.build import core_limits, load_backend, order_policy, reset_rules
 from streamrnn.definition import Definition
-from streamrnn.events import Batch
+from streamrnn.events import Batch, Mark, Origin
 from streamrnn.order.definition import Definition as Order
 from streamrnn.order.definition import Refused
 from streamrnn.order.policy import Policy
@@ -21,7 +21,11 @@ PIPELINE = f"""
 decode: {{type: jsonl}}
 event: {{key: k, time: {{field: t, unit: s}}, inputs: {{x: [{{field: x}}]}}}}
 ORDER
-reset: [{{type: gap, gap_s: 9}}, {{type: every, events: 7}}, {{type: on_change, field: w}}]
+reset:
+  - {{type: gap, gap_s: 9}}
+  - {{type: every, events: 7}}
+  - {{type: on_change, field: w}}
+  - {{type: control, field: op, equals: reset}}
 model: {{type: formula, state: {{s: 0.5}}, update: {{s: 0.3*s + x}}, output: {{y: "1.0 * s"}}}}
 encode:
   type: jsonl
@@ -64,6 +68,9 @@ class Model:
 
     def read(self, line):
         """The next line of the log."""
+        if (message := asked(line)) is not None:
+            self.heed(message)
+            return
         event = understood(line)
         if event is None:
             self.refused.append(None)
@@ -75,6 +82,18 @@ class Model:
             return
         for each in going_on:
             self.serve(each)
+
+    def heed(self, message):
+        """A control message; those before it that wait go on first."""
+        who = {name: message[name] for name in ("keys", "glob", "all") if message.get(name) is not None}
+        if len(who) != 1 or who.get("all", True) is not True:
+            self.refused.append("control")
+            return
+        for each in self.order.rest():
+            self.serve(each)
+        keys = who.get("keys")
+        keys = (keys,) if isinstance(keys, str) else keys
+        self.core.mark(Mark("control", Origin("", ""), keys=keys, glob=who.get("glob")))
 
     def serve(self, event):
         """An event whose turn has come."""
@@ -99,6 +118,15 @@ class Model:
             key: (held.state["s"].tobytes(), held.steps, held.last_time, held.sequence)
             for key, held in self.core.keys.items()
         }
+
+
+def asked(line):
+    """The control message of a line, None if there is none."""
+    try:
+        message = json.loads(line) if len(line) <= MOST_BYTES else None
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) and message.get("op") == "reset" else None
 
 
 def understood(line):

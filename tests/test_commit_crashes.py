@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from crash_ends import small_rotated
 from crash_follow import small_followed
-from crash_harness import BASE, FORMULA, SABOTAGES, Job, events, run_seed
+from crash_harness import BASE, CONTROL, FORMULA, SABOTAGES, Job, events, run_seed, with_messages
 from simfs import Crash, SimFS
 from toys import MemoryCold
 
@@ -49,6 +49,16 @@ def test_with_keys_on_the_disk_as_if_all_were_in_memory(expected, part):
     job = Job(FORMULA + "state: {tiers: [memory, disk], hot_keys: 5, dir: cold}\n")
     job.context.cold = lambda folder, timed: MemoryCold
     wrong = {seed: run_seed(job, expected, seed).wrong for seed in range(part, SEEDS // 3, PARTS)}
+    assert {seed: why for seed, why in wrong.items() if why} == {}
+
+
+@pytest.mark.parametrize("order", ["", "order: {type: event_time, max_behind_s: 4}\n"])
+def test_control_messages_reset_at_their_place_in_every_life(order):
+    rng = random.Random(11)
+    files = {name: with_messages(rng, events(rng, 40)) for name in ("a.jsonl", "b.jsonl")}
+    job = Job(CONTROL + order, files)
+    expected = job.whole()
+    wrong = {seed: run_seed(job, expected, seed).wrong for seed in range(SEEDS // 10)}
     assert {seed: why for seed, why in wrong.items() if why} == {}
 
 

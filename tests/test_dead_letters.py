@@ -68,6 +68,7 @@ REASONS = {
     "expected 3 fields, found 4": "csv",
     "expected quotes around a whole field, doubled inside it (field 2)": "csv",
     "field 'a' stands twice in the header": "header",
+    "op: a control message: expected one of keys, glob, all, found none of them": "control",
     "x: missing; `missing:` can give a value for it": "missing_field",
     'x: expected a number, found "time: further ahead"': "wrong_type",
     "x: expected a list of 3 numbers, found nothing": "missing_field",

@@ -52,6 +52,16 @@ SOURCES = {
 }
 BAD = [b"nonsense", b'{"k": "a"}', b'"\xff"', b"z" * (MOST_BYTES + 9), b'{"k": "a", "t": 1, "x": "1"}', b"[]"]
 POISON = [b"NaN", b"1e999", b"-Infinity", b"1e300"]
+MESSAGES = [
+    {"keys": "a"},
+    {"keys": ["b", "never"], "k": "a"},
+    {"glob": "[ab]*"},
+    {"glob": "new?"},
+    {"glob": "*"},
+    {"all": True},
+    {"all": False},
+    {"glob": "a", "all": True},
+]
 KEYS = st.sampled_from("abc")
 EVENTS = st.tuples(
     KEYS, st.sampled_from([-9, -5, -3, -1, 0, 1, 2, 3, 12, 90]), st.integers(-9, 9), st.sampled_from("ab")
@@ -198,6 +208,10 @@ class World(RuleBasedStateMachine):
     @rule(line=st.sampled_from(BAD))
     def send_bad(self, line):
         self.write(line)
+
+    @rule(message=st.sampled_from(MESSAGES))
+    def send_message(self, message):
+        self.write(json.dumps({"op": "reset", **message}).encode())
 
     @rule(k=KEYS, value=st.sampled_from(POISON))
     def send_poison(self, k, value):
@@ -388,9 +402,10 @@ class World(RuleBasedStateMachine):
                 *(int(columns[name][row]) for name in ("steps", "last_time", "sequence")),
             )
             for key, row in rows.items()
-            if key is not None
+            if key is not None and columns["epoch"][row] == core.store.epoch  # else it is reset when it comes
         }
-        assert found == self.model.keys()
+        assert found.items() <= self.model.keys().items()
+        assert sorted(filter(None, rows)) == sorted(self.model.keys())
         self.pipeline.close()
 
 

@@ -10,11 +10,11 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "streamrnn"
 FLOORS = {
     0: "errors formats events backend offline ports rules hookspecs context notices values limits layers "
-    "prefix output_file matching refusals watch almanac cold",
+    "prefix output_file matching refusals watch almanac cold globs",
     1: "definition order resets features codecs sources sinks backends core builtins encode rejects net log "
     "reserve memory",
     2: "config registry event",
-    3: "auto build ceilings commit explain export pipeline verify replay letters",
+    3: "auto build ceilings commit explain export pipeline reading verify replay letters",
     4: "testing pipeline_tests daemon cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}

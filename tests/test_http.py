@@ -74,6 +74,16 @@ def serving(folder, more="", job=False, **parts):
         assert failed == []
 
 
+def test_a_control_message_has_no_answer_of_its_own(tmp_path):
+    with serving(tmp_path, more="}\nreset: [{type: control, field: op, equals: reset}]\n#") as address:
+        events = lines({"k": "a", "x": 1}, {"op": "reset", "all": True}, {"k": "a", "x": 1}, {"op": "reset"})
+        answers = told(httpx.post(f"http://{address}/events", content=events).content)
+        assert answers[:2] == [{"k": "a", "y": 1.0}] * 2
+        assert [each["refused"]["number"] for each in answers[2:]] == [4]
+        alone = httpx.post(f"http://{address}/events", content=lines({"op": "reset", "glob": "a"}))
+        assert (alone.status_code, alone.content) == (200, b"")
+
+
 def lines(*events):
     return b"".join(json.dumps(event).encode() + b"\n" for event in events)
 

@@ -275,6 +275,19 @@ def test_sections_that_do_not_fit(changes: list[tuple[str, str]], expected: list
             "{type: calendar, every: hour, at: 06:00}",
             ["at goes with every: day, week or month; hours begin when they are full"],
         ),
+        ("{type: control, field: op, equals: reset, keys: who.keys}", []),
+        (
+            "{type: control, field: op, equals: null, keys: glob}",
+            ["expected a value in equals, found null, which a missing field is too"],
+        ),
+        (
+            "{type: control, field: op, equals: reset, keys: glob}",
+            ["expected four different paths, found op, glob, glob, all"],
+        ),
+        (
+            "{type: control, field: op, equals: 1}, {type: control, field: op, equals: 2}",
+            ["two rules are named 'control', a name that cannot be changed; one is enough"],
+        ),
         ("{type: calendar, every: day, on: friday}", ["on goes with every: week, found every: day"]),
         (
             "{type: every, events: 1}, {type: calendar, every: day}",

@@ -191,7 +191,8 @@ def make_case(seed: int) -> Case:
         if rng.random() < 0.03:
             kind = rng.choice(["source_end", "control", "other"])
             some = tuple(rng.sample(keys, min(2, len(keys))))
-            events.append(Mark(kind, ORIGIN, keys=maybe(some, 0.3)))
+            glob = maybe(rng.choice(["k1*", "k?", "*", "none"]), 0.3)
+            events.append(Mark(kind, ORIGIN, keys=None if glob else maybe(some, 0.3), glob=glob))
             source = rng.choice(["s0", "s1"])
         else:
             clock += rng.choice([0, 0, 1, 2, 9])

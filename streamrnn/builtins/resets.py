@@ -120,6 +120,29 @@ class SourceEnd(RuleOptions):
     """Reset all keys where a source, or one of its files, ends."""
 
 
+class Control(BaseModel):
+    """Reset the keys that a message among the events names."""
+
+    model_config = RuleOptions.model_config
+
+    field: str = Field(description="path of the field that tells messages from events")
+    equals: Any = Field(description="a record with this value there is a message; types count")
+    keys: str = Field("keys", description="path in a message: the key to reset, or a list of keys")
+    glob: str = Field(
+        "glob", description="path in a message: a pattern of keys; * is any text, ? one character"
+    )
+    everyone: str = Field("all", alias="all", description="path in a message: true, if all keys are meant")
+
+    @model_validator(mode="after")
+    def _tells_apart(self) -> Control:
+        if self.equals is None:
+            raise ValueError("expected a value in equals, found null, which a missing field is too")
+        paths = [self.field, self.keys, self.glob, self.everyone]
+        if len(set(paths)) < len(paths):
+            raise ValueError(f"expected four different paths, found {', '.join(paths)}")
+        return self
+
+
 def _rule(name: str, config: type[RuleOptions], summary: str, example: str) -> Component:
     build = f"streamrnn.resets.rules:{name}"
     return Component("reset", name, config=config, build=build, summary=summary, example=example)
@@ -138,6 +161,14 @@ COMPONENTS = (
         build="streamrnn.resets.calendar:calendar",
         summary="an hour, day, week or month has begun since the key's last event",
         example='{every: day, at: "06:00", zone: Europe/Berlin}',
+    ),
+    Component(
+        "reset",
+        "control",
+        config=Control,
+        build="streamrnn.resets.control:control",
+        summary="a message among the events names keys, a pattern or all",
+        example="{field: op, equals: reset}",
     ),
     _rule("source_end", SourceEnd, "a source, or one file of it, has ended", "{}"),
 )

@@ -8,7 +8,6 @@ look whether the manifest it goes on from knows the line already.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -108,26 +107,14 @@ class ControlLog:
                 yield entry
 
 
-def matches(pattern: str) -> re.Pattern[str]:
-    """What a pattern of keys means: `*` is any text, `?` any one character.
-
-    Brackets mean themselves: keys of several fields have them.
-    """
-    parts = (".*" if c == "*" else "." if c == "?" else re.escape(c) for c in pattern)
-    return re.compile("".join(parts), re.DOTALL)
-
-
 def chosen(core: Core, reset: Mapping[str, Any]) -> list[str] | None:
     """The live keys of a core that a command `reset` means; None stands for all of them."""
     if reset.get("all"):
         return None
-    table = core.store.keys
     if "glob" in reset:
-        match = matches(reset["glob"]).fullmatch
-        live = (table.names.key(row) for row in range(len(table.names)))
-        return [key for key in live if key is not None and match(key)]
+        return core.keys_like(reset["glob"])
     keys: Sequence[str] = list(dict.fromkeys(reset["keys"]))
-    found = table.index.find(keys)
+    found = core.store.keys.index.find(keys)
     return [key for key, row in zip(keys, found.tolist(), strict=True) if row >= 0]
 
 

@@ -16,12 +16,12 @@ import numpy as np
 
 from streamrnn.commit import exports, recovery
 from streamrnn.commit import manifest as m
-from streamrnn.commit.control import matches
 from streamrnn.commit.keys import KeyStates, states_of
 from streamrnn.commit.writer import Making, Writer
 from streamrnn.core.frozen import Piece, encode_pieces
 from streamrnn.core.key_names import Packed
 from streamrnn.errors import StateError
+from streamrnn.globs import matches
 from streamrnn.limits import CONTROL, EVICTED, INITIAL, key_hash
 
 if TYPE_CHECKING:

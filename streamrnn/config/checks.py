@@ -68,7 +68,10 @@ def rule_problems(file: m.PipelineFile, rules: list[Chosen]) -> Iterator[Problem
         given = options.name if isinstance(options, RuleOptions) else getattr(options, "name", None)
         name = given or rule.component.name
         if name in taken:
-            yield rule.path, f"two rules are named '{name}'; give one of them a name: of its own"
+            can_be_named = "name" in type(options).model_fields
+            hint = "; give one of them a name: of its own"
+            told = hint if can_be_named else ", a name that cannot be changed; one is enough"
+            yield rule.path, f"two rules are named '{name}'{told}"
         taken[name] = rule.path
     for rule, why in out_of_reach(rules, file):
         yield rule.path, why

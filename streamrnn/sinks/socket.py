@@ -61,7 +61,7 @@ class SenderSink:
         owners = block.block.connection
         if owners is None or not len(owners):
             return
-        if not block.rejected and (owners == owners[0]).all():
+        if not block.rejected and not block.silent and (owners == owners[0]).all():
             self._answer(int(owners[0]), block.buffer, len(block))
             return
         buffer, starts, ends, records = self._merged(block)
@@ -89,12 +89,17 @@ class SenderSink:
             self.late = 0
 
     def _merged(self, block: OutBlock) -> tuple[bytes, IntArray, IntArray, IntArray]:
-        """Outputs and refusals in one buffer: where each begins and ends, and which record it answers."""
+        """Outputs and refusals in one buffer: where each begins and ends, and which record it answers.
+
+        The answer to a message is empty, but counts.
+        """
         told = [{"number": event.number, "reason": event.reason} for event in block.rejected]
         refused, refused_ends = self._encode({"refused": told}, len(told))
-        ends = np.concatenate([block.ends, refused_ends + len(block.buffer)])
+        length = len(block.buffer) + len(refused)
+        nothing = np.full(len(block.silent), length, np.int64)
+        ends = np.concatenate([block.ends, refused_ends + len(block.buffer), nothing])
         starts = np.concatenate([[0], ends[:-1]])
-        records = np.array([event.record for event in block.rejected], np.int64)
+        records = np.array([*(event.record for event in block.rejected), *block.silent], np.int64)
         return block.buffer + refused, starts, ends, np.concatenate([block.records, records])
 
     def _answer(self, connection: int, data: bytes, answers: int) -> None:

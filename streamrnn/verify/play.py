@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from streamrnn.core.serve import NOT_FINITE, OVER_NORM
 from streamrnn.errors import ConfigError, ModelError, OptionError
 from streamrnn.events import Mark
 from streamrnn.ports import EndOfStream
+from streamrnn.reading import pieces
 from streamrnn.verify.stream import Log, Reader
 
 if TYPE_CHECKING:
@@ -71,17 +72,25 @@ class _Side:
         self.codec: Any = decode.component.resolve("build")(decode.options, self.context)
         self._decode: Callable[[Block], Any] = self.codec.decoder(self.stage.fields, ())
 
-    def batch(self, block: Block, first: int) -> tuple[Batch, IntArray]:
-        """The events of a block, and which records they are."""
-        batch, index, refused = self.stage.read(self._decode(block), block)
-        self.refused |= {first + i: reason for i, reason in refused.items()}
-        return batch, index + first
+    def pieces(self, block: Block, first: int) -> Iterator[tuple[Batch, IntArray, Mark | None]]:
+        """The events of a block and which records they are, up to each message, and that message."""
+        for piece in pieces(self._decode, self.stage, block, first):
+            self.refused |= {piece.first + i: reason for i, reason in piece.refused.items()}
+            yield piece.batch, piece.records + piece.first, piece.message
 
     def add(self, batch: Batch, records: IntArray) -> IntArray:
         """Let the definition read events; the steps of those accepted."""
         refused, steps = self.reader.add(batch, records)
         self.refused |= refused
         return steps
+
+    def hear(self, block: Block, first: int, dropped: set[int]) -> None:
+        """Let the definition read a block, but for records that were dropped."""
+        for batch, records, message in self.pieces(block, first):
+            keep = np.array([record not in dropped for record in records.tolist()], np.bool_)
+            self.add(batch.take(np.flatnonzero(keep)), records[keep])
+            if message is not None:
+                self.reader.mark(message)
 
     def heard(self) -> Heard:
         """All that was read."""
@@ -120,7 +129,19 @@ class _Live:
 
     def serve(self, block: Block, first: int) -> set[int]:
         """One block through the core and the definition; the records that the model refused."""
-        batch, records = self.side.batch(block, first)
+        refused: set[int] = set()
+        for batch, records, message in self.side.pieces(block, first):
+            refused |= self._serve(batch, records, first)
+            if message is not None:
+                self.mark(message)
+        return refused
+
+    def mark(self, mark: Mark) -> None:
+        """See `Core.mark`."""
+        self.core.mark(mark)
+        self.side.reader.mark(mark)
+
+    def _serve(self, batch: Batch, records: IntArray, first: int) -> set[int]:
         outputs = self.core.process(batch)
         reasons = {int(records[i]): reason for i, reason in outputs.refused.items()}
         self.side.refused |= reasons
@@ -154,13 +175,10 @@ def _play(live: _Live, reference: _Side, most: int | None) -> Played:
             except EndOfStream:
                 break
             if isinstance(block, Mark):
-                live.core.mark(block)
-                live.side.reader.mark(block)
+                live.mark(block)
                 reference.reader.mark(block)
             elif block:
                 first = log.add(block)
                 dropped = live.serve(block, first)
-                batch, records = reference.batch(block, first)
-                keep = np.array([record not in dropped for record in records.tolist()], np.bool_)
-                reference.add(batch.take(np.flatnonzero(keep)), records[keep])
+                reference.hear(block, first, dropped)
     return Played(log, live.side.heard(), reference.heard(), live.answers())
