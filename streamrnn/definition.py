@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamrnn.almanac import has_begun
 from streamrnn.backend import FirstInput
 from streamrnn.limits import (
     CONTROL,
@@ -107,6 +108,7 @@ class Definition:
         self.keys: dict[str, Held] = {}
         self.gone: dict[int, int] = {}
         self.forgot = False
+        self.evicted = self.expired = 0
         self.sequence = 0
         self.largest: dict[str, int] = {}
 
@@ -137,6 +139,7 @@ class Definition:
         fields = {path: canonical(column[i]) for path, column in batch.fields.items()}
         try:
             self._admit(batch.source, time, fields)
+            self._admit_key(batch.keys[i])
             turn = self._begin(batch.keys[i], time, fields)
             y = self._step(batch, i, turn)
             self._guard(turn.state, y)
@@ -160,6 +163,10 @@ class Definition:
         for rule in self.rules:
             if any(len(to_bytes(fields[f])) > self.limits.max_value_bytes for f in rule.previous_fields):
                 raise Refused("value")
+
+    def _admit_key(self, key: str) -> None:
+        if self.limits.refuse_new and key not in self.keys and len(self.keys) >= self.limits.max_keys:
+            raise Refused("full")
 
     def _begin(self, key: str, time: int | None, fields: dict[str, Any]) -> Turn:
         """Find the key's record, or a new one that is not stored yet, and ask the rules before the event."""
@@ -250,6 +257,7 @@ class Definition:
         """Everything that changes, once the event is certain to be served."""
         after = self._fired("after", turn, turn.steps - 1, turn.reset_time)
         held = turn.held
+        self.expired += key in self.keys and self.keys[key] is not held
         self._store(key, held)
         self.sequence += 1
         held.state, held.steps, held.reset_time = turn.state, turn.steps, turn.reset_time
@@ -268,6 +276,7 @@ class Definition:
         if key not in self.keys and len(self.keys) >= self.limits.max_keys:
             victim = min(self.keys, key=lambda name: self.keys[name].sequence)
             del self.keys[victim]
+            self.evicted += 1
             self._remember(victim, EVICTED)
         self.keys[key] = held
 
@@ -284,6 +293,7 @@ class Definition:
         for key in sorted(self.keys, key=lambda name: self.keys[name].sequence):
             if log_time - self.keys[key].last_time > self.limits.idle:
                 del self.keys[key]
+                self.expired += 1
                 self._remember(key, EXPIRED)
 
 
@@ -294,7 +304,7 @@ def _norm(array: Array) -> float:
 
 
 def _fires(rule: ResetRule, turn: Turn, steps: int, since: int, columns: dict[str, Array]) -> bool:
-    if type(rule).__module__ == "streamrnn.resets.rules":
+    if type(rule).__module__.startswith("streamrnn.resets."):
         return _KNOWN[type(rule).__name__](rule, turn, steps, since)
     stamp = None if turn.time is None else np.array([turn.time], np.int64)
     now = Now({path: _one(turn.fields[path]) for path in rule.fields}, stamp)
@@ -340,6 +350,10 @@ def _on_value(rule: Any, turn: Turn, steps: int, since: int) -> bool:
     )
 
 
+def _calendar(rule: Any, turn: Turn, steps: int, since: int) -> bool:
+    return turn.held.seen and has_begun(rule, turn.held.last_time, turn.now)
+
+
 def _source_end(rule: Any, turn: Turn, steps: int, since: int) -> bool:
     return False
 
@@ -350,5 +364,6 @@ _KNOWN: dict[str, Callable[[Any, Turn, int, int], bool]] = {
     "Every": _every,
     "OnChange": _on_change,
     "OnValue": _on_value,
+    "Calendar": _calendar,
     "SourceEnd": _source_end,
 }

@@ -343,3 +343,24 @@ def test_nothing_that_is_sent_ends_the_pipeline(tmp_path):
     with serving(tmp_path, ', allow_origins: ["https://shop.example"]') as address:
         thrown_at(address, random.Random(5), shapes, THROWN)
         assert httpx.post(f"http://{address}/events", content=body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("codec", "body", "answer"),
+    [
+        ("{type: csv}", b"k,x\na,1\na,2\n", b'{"k":"a","y":1.0}\n{"k":"a","y":3.0}\n'),
+        ("{type: csv}", b"x,k\r\n5,b\r\n", b'{"k":"b","y":5.0}\n'),
+        ("{type: csv, header: [k, x]}", b"a,1\na,2\n", b'{"k":"a","y":1.0}\n{"k":"a","y":3.0}\n'),
+        (
+            "{type: msgpack}",
+            b"\0\0\0\x08\x82\xa1k\xa1a\xa1x\1" * 2,
+            b'{"k":"a","y":1.0}\n{"k":"a","y":2.0}\n',
+        ),
+    ],
+)
+def test_a_body_is_whatever_decode_reads(tmp_path, monkeypatch, codec, body, answer):
+    monkeypatch.setitem(globals(), "PIPELINE", PIPELINE.replace("{type: jsonl}", codec, 1))
+    with serving(tmp_path) as address, httpx.Client(base_url=f"http://{address}") as client:
+        assert client.post("/events", content=body).content == answer
+        again = client.post("/events", content=body).content  # the next body begins anew, with its own header
+        assert again.count(b'"y":') == answer.count(b'"y":')

@@ -270,6 +270,16 @@ def test_sections_that_do_not_fit(changes: list[tuple[str, str]], expected: list
         ),
         ("{type: gap, gap_s: 60}", ["can never fire: limits.idle_s forgets the key after 60 s already"]),
         ("{type: gap, gap_s: 59}", []),
+        ("{type: calendar, every: week, on: sunday, at: 23:30, zone: Asia/Tokyo}", []),
+        (
+            "{type: calendar, every: hour, at: 06:00}",
+            ["at goes with every: day, week or month; hours begin when they are full"],
+        ),
+        ("{type: calendar, every: day, on: friday}", ["on goes with every: week, found every: day"]),
+        (
+            "{type: every, events: 1}, {type: calendar, every: day}",
+            ["can never change anything: another rule resets at every event"],
+        ),
     ],
 )
 def test_reset_rules(rules: str, expected: list[str]) -> None:

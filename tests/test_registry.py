@@ -62,7 +62,7 @@ def test_the_built_in_ones_come_down_the_same_road() -> None:
         ["file", "http", "log", "socket", "stdout", "websocket"],
         ["csv", "jsonl", "msgpack"],
         ["log1p", "one_hot", "scale", "standardize", "vector", "vocab"],
-        ["age", "every", "gap", "on_change", "on_value", "source_end"],
+        ["age", "calendar", "every", "gap", "on_change", "on_value", "source_end"],
         ["auto", "formula", "numpy"],
     ]
 
@@ -144,7 +144,7 @@ def test_why_there_is_no_such_component() -> None:
         registry, [("codec", "jsnl"), ("reset", "gaps"), ("sink", "printer"), ("sink", "acme_x")]
     ) == [
         "no codec 'jsnl'; installed: csv, jsonl, msgpack; did you mean 'jsonl'?",
-        "no reset rule 'gaps'; installed: age, every, gap, on_change, on_value, source_end; "
+        "no reset rule 'gaps'; installed: age, calendar, every, gap, on_change, on_value, source_end; "
         "did you mean 'gap'?",
         "no sink 'printer'; installed: file, http, log, socket, stdout, websocket",
         "no sink 'acme_x': plugin 'acme' cannot be loaded: ImportError: no such library",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from streamrnn.hookspecs import Component
 
@@ -76,6 +77,45 @@ class OnValue(RuleOptions):
         return self
 
 
+class Calendar(RuleOptions):
+    """Reset where an event lies in another hour, day, week or month than the key's last event."""
+
+    needs_time: ClassVar[bool] = True
+    every: Literal["hour", "day", "week", "month"] = Field(description="the period")
+    at: str | None = Field(
+        None,
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d$",
+        description="the time of day at which the day, week or month begins; 00:00 if left out",
+    )
+    on: Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"] | None = Field(
+        None, description="the day on which a week begins; monday if left out"
+    )
+    zone: str = Field("UTC", description="the zone whose clock counts, as Europe/Berlin")
+
+    @field_validator("zone")
+    @classmethod
+    def _exists(cls, zone: str) -> str:
+        from zoneinfo import ZoneInfo, available_timezones
+
+        try:
+            ZoneInfo(zone)
+        except (ValueError, OSError, KeyError):  # a path, a folder, nothing
+            # Most forget the continent, so that it does not count.
+            cities = {name.rpartition("/")[2].lower(): name for name in sorted(available_timezones())}
+            near = get_close_matches(zone.rpartition("/")[2].lower(), cities, 1)
+            hint = f"; did you mean '{cities[near[0]]}'?" if near else ""
+            raise ValueError(f"expected a time zone such as Europe/Berlin, found '{zone}'{hint}") from None
+        return zone
+
+    @model_validator(mode="after")
+    def _fits(self) -> Calendar:
+        if self.at is not None and self.every == "hour":
+            raise ValueError("at goes with every: day, week or month; hours begin when they are full")
+        if self.on is not None and self.every != "week":
+            raise ValueError(f"on goes with every: week, found every: {self.every}")
+        return self
+
+
 class SourceEnd(RuleOptions):
     """Reset all keys where a source, or one of its files, ends."""
 
@@ -91,5 +131,13 @@ COMPONENTS = (
     _rule("every", Every, "a count of events since the key's last reset", "{events: 100}"),
     _rule("on_change", OnChange, "a field differs from the key's last event", "{field: session}"),
     _rule("on_value", OnValue, "a field has a value, or lies beyond a bound", "{field: reset, equals: true}"),
+    Component(
+        "reset",
+        "calendar",
+        config=Calendar,
+        build="streamrnn.resets.calendar:calendar",
+        summary="an hour, day, week or month has begun since the key's last event",
+        example='{every: day, at: "06:00", zone: Europe/Berlin}',
+    ),
     _rule("source_end", SourceEnd, "a source, or one file of it, has ended", "{}"),
 )

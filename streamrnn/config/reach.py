@@ -21,7 +21,7 @@ def out_of_reach(rules: Sequence[Chosen], file: PipelineFile) -> Iterator[tuple[
             yield from ((rule, why) for why in _contradictions(options))
         elif isinstance(options, resets.Every) and options.events > min(counts):
             yield rule, f"can never fire: another rule resets every {min(counts)} events"
-        elif isinstance(options, resets.Gap | resets.Age) and 1 in counts:
+        elif isinstance(options, resets.Gap | resets.Age | resets.Calendar) and 1 in counts:
             yield rule, "can never change anything: another rule resets at every event"
         elif isinstance(options, resets.OnChange):
             key = file.event.key
