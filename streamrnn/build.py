@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from streamrnn import encode as e
+from streamrnn.ceilings import check_memory, cold_opener, reserve_of
 from streamrnn.config import checks
 from streamrnn.config import model as m
 from streamrnn.config.problems import Path, from_option_error, problem
@@ -71,11 +72,15 @@ def _parts(
     rules = reset_rules(spec)
     stage = event_stage(spec, backend, rules, context)
     elapsed, limits, policy = elapsed_features(spec, context), core_limits(spec), order_policy(spec)
+    open_cold = cold_opener(spec, context)
     decoder: Codec = _build(spec.decode, context)
     encoder: Codec = _build(spec.encode, context)
     source = source or build_source(spec, context, decoder)
     opened.callback(source.close)
     decode = _decode(decoder, spec, stage, source)
+    reserve = None
+    if sink is None:  # else nothing is written
+        reserve = reserve_of(spec, context)
     sink = sink or _build(spec.sink, context)
     opened.callback(sink.close)
     _attach(spec, sink, source, encoder)
@@ -83,11 +88,13 @@ def _parts(
 
     def new_core() -> Core:
         if policy is None:
-            return Core(backend, rules, elapsed, limits)
+            return Core(backend, rules, elapsed, limits, cold=open_cold())
         waiting = Waiting(policy, getattr(decoder, "heads", None), spec.file.limits.max_batch_events)
         # Who is too far ahead was found out on arrival; in another order it would be others.
-        return Core(backend, rules, elapsed, replace(limits, max_ahead=None), waiting)
+        return Core(backend, rules, elapsed, replace(limits, max_ahead=None), waiting, open_cold())
 
+    shards = Shards(new_core, getattr(source, "partitioned", False))
+    check_memory(spec, context, shards)
     return Parts(
         name=spec.name,
         source=source,
@@ -95,13 +102,14 @@ def _parts(
         event=stage,
         backend_name=backend.label or spec.model.component.name,
         backend=backend,
-        shards=Shards(new_core, getattr(source, "partitioned", False)),
+        shards=shards,
         encode=encode_stage(spec, backend),
         format=encoder.encoder(),
         sink=sink,
         rejects=rejects,
         verdict=verdict,
         max_batch_events=spec.file.limits.max_batch_events,
+        reserve=reserve,
     )
 
 
@@ -164,11 +172,13 @@ def core_limits(spec: PipelineSpec) -> Limits:
     limits, ticks = spec.file.limits, spec.ticks_per_s
     return Limits(
         max_keys=limits.max_keys,
+        refuse_new=limits.on_full == "refuse",
         idle=None if limits.idle_s is None else int(limits.idle_s * ticks),
         max_ahead=None if limits.max_ahead_s is None else int(limits.max_ahead_s * ticks),
         max_state_norm=limits.max_state_norm,
         max_value_bytes=limits.max_value_bytes,
         remember_evicted=limits.remember_evicted,
+        hot_keys=spec.file.state.hot_keys,
         guard=limits.guard,
     )
 

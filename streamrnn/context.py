@@ -20,9 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from streamrnn.cold import lmdb_opener
 from streamrnn.errors import ModelError
 
 if TYPE_CHECKING:
+    from streamrnn.cold import ColdStore
     from streamrnn.hookspecs import Component
 
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
@@ -158,6 +160,13 @@ class FileSystem:
     def read_at(self, file: BinaryIO, position: int, size: int) -> bytes:
         """At most `size` bytes from `position` on; fewer only at the end of the file."""
         return os.pread(file.fileno(), size, position)
+
+    def free_bytes(self, path: Path) -> int:
+        """How much this user may still write to the disk that `path` lies on or would lie on."""
+        while not path.exists() and path != path.parent:
+            path = path.parent
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
 
     def truncate(self, file: BinaryIO, size: int) -> None:
         """Cut a file that is open for writing to its first `size` bytes."""
@@ -364,6 +373,8 @@ class Context:
     """How many commits stay of a pipeline with `checkpoint`; 0 without."""
     aside: Callable[[Callable[[], None]], Pending] = field(default_factory=Thread)
     """Begins work that the stream need not wait for."""
+    cold: Callable[[Path, bool], Callable[[], ColdStore]] = lmdb_opener
+    """Asked for what opens places for cold keys, in a folder; see `streamrnn.cold`."""
     stdin: Stream = field(default_factory=lambda: DescriptorStream(0))
     stdout: Stream = field(default_factory=lambda: DescriptorStream(1))
 

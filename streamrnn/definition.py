@@ -109,6 +109,7 @@ class Definition:
         self.keys: dict[str, Held] = {}
         self.gone: dict[int, int] = {}
         self.forgot = False
+        self.evicted = self.expired = 0
         self.sequence = 0
         self.largest: dict[str, int] = {}
 
@@ -140,6 +141,7 @@ class Definition:
         fields = {path: canonical(column[i]) for path, column in batch.fields.items()}
         try:
             self._admit(batch.source, time, fields)
+            self._admit_key(batch.keys[i])
             turn = self._begin(batch.keys[i], time, fields)
             y = self._step(batch, i, turn)
             self._guard(turn.state, y)
@@ -163,6 +165,10 @@ class Definition:
         for rule in self.rules:
             if any(len(to_bytes(fields[f])) > self.limits.max_value_bytes for f in rule.previous_fields):
                 raise Refused("value")
+
+    def _admit_key(self, key: str) -> None:
+        if self.limits.refuse_new and key not in self.keys and len(self.keys) >= self.limits.max_keys:
+            raise Refused("full")
 
     def _begin(self, key: str, time: int | None, fields: dict[str, Any]) -> Turn:
         """Find the key's record, or a new one that is not stored yet, and ask the rules before the event."""
@@ -253,6 +259,7 @@ class Definition:
         """Everything that changes, once the event is certain to be served."""
         after = self._fired("after", turn, turn.steps - 1, turn.reset_time)
         held = turn.held
+        self.expired += key in self.keys and self.keys[key] is not held
         self._store(key, held)
         self.sequence += 1
         held.state, held.steps, held.reset_time = turn.state, turn.steps, turn.reset_time
@@ -271,6 +278,7 @@ class Definition:
         if key not in self.keys and len(self.keys) >= self.limits.max_keys:
             victim = min(self.keys, key=lambda name: self.keys[name].sequence)
             del self.keys[victim]
+            self.evicted += 1
             self._remember(victim, EVICTED)
         self.keys[key] = held
 
@@ -287,6 +295,7 @@ class Definition:
         for key in sorted(self.keys, key=lambda name: self.keys[name].sequence):
             if log_time - self.keys[key].last_time > self.limits.idle:
                 del self.keys[key]
+                self.expired += 1
                 self._remember(key, EXPIRED)
 
 

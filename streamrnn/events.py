@@ -257,10 +257,15 @@ class Rejected:
 
 @dataclass(slots=True)
 class Report:
-    """What one turn of the pipeline did: `events` were read, `outputs` written, `held` are waiting by now."""
+    """What one turn of the pipeline did: `events` were read, `outputs` written, `held` are waiting by now.
+
+    `evicted` and `expired` count the keys that were forgotten since the run began.
+    """
 
     events: int = 0
     outputs: int = 0
     live_keys: int = 0
     rejected: tuple[Rejected, ...] = ()
     held: int = 0
+    evicted: int = 0
+    expired: int = 0

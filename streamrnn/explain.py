@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from streamrnn.backend import Fact, FirstInput
+from streamrnn.memory import in_words
 
 if TYPE_CHECKING:
     from streamrnn.backend import Backend, Description, StateTensor, TensorSpec
     from streamrnn.config.spec import PipelineSpec
     from streamrnn.context import Context
+    from streamrnn.core import Shards
     from streamrnn.core.probe import Verdict
 
 NOT_BEFORE_LOADING = Fact("model", "", "", "tells its inputs, outputs and state only when it is loaded")
@@ -27,6 +29,13 @@ def explain_file(spec: PipelineSpec, context: Context) -> list[Fact]:
     else:
         facts = [NOT_BEFORE_LOADING]
     return [*facts, *_context(spec)]
+
+
+def memory_fact(shards: Shards) -> Fact:
+    """What keys may come to take."""
+    each = ", for each partition" if shards.partitioned else ""
+    told = f"about {in_words(shards.footprint_bytes)} for all keys that there may be{each}"
+    return Fact("memory", "", "", told)
 
 
 def explain_loaded(spec: PipelineSpec, context: Context, backend: Backend, verdict: Verdict) -> list[Fact]:

@@ -26,11 +26,15 @@ class Limits:
 
     `idle`: a key whose last event lies further back starts anew; `max_ahead`: how far an event may run ahead
     of the largest time of its source. `remember_evicted` keys are told from new ones when they come back.
-    Rows of idle keys are freed after every `collect_every` accepted events. `guard` says what becomes of a
-    key whose new state or output is not finite, or whose state is over `max_state_norm`.
+    Rows of idle keys are freed after every `collect_every` accepted events. With `refuse_new`, events of a
+    new key are refused once there are `max_keys`, instead of evicting the key whose last event is oldest.
+    `hot_keys` of them, at least 4, are in memory where there is a place for the others. `guard` says what
+    becomes of a key whose new state or output is not finite, or whose state is over `max_state_norm`.
     """
 
     max_keys: int = 1_000_000
+    refuse_new: bool = False
+    hot_keys: int | None = None
     idle: int | None = None
     max_ahead: int | None = None
     max_state_norm: float | None = None

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from streamrnn.ports import Sink, Source
     from streamrnn.reading import Reading
     from streamrnn.rejects import Rejects
+    from streamrnn.reserve import Reserve
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Parts:
     rejects: Rejects
     verdict: Verdict
     max_batch_events: int
+    reserve: Reserve | None = None
     watch: Watch = field(default_factory=Unwatched)
 
 
@@ -171,6 +173,10 @@ class Pipeline:
         while self.commands:
             self._write(mark(parts, self.commands.popleft()), report)
         self.doing = "read"
+        if parts.reserve is not None and wait_ms and parts.reserve.is_short():
+            self._idle()
+            parts.reserve.wait(wait_ms)
+            return self._told(report)
         try:
             block = parts.source.read(parts.max_batch_events, wait_ms)
         except EndOfStream:
@@ -194,6 +200,7 @@ class Pipeline:
     def _told(self, report: Report) -> Report:
         shards = self.parts.shards
         report.live_keys, report.held = len(shards), shards.held
+        report.evicted, report.expired = shards.forgotten
         if report.events or report.outputs or report.rejected:
             self._observe("streamrnn_batch_done", report=report)
             if self.onlooker is not None:

@@ -63,6 +63,7 @@ CODES = {
     "duplicate": (r"^an event with this id was read", "the id of an event that was read before"),
     "no_room": (r"^no room to wait", "more events wait for their turn than `order` allows"),
     "time": (r": expected a (time|whole number)", "no time, or one out of range"),
+    "full": (r"^key: a new one, and limits", "a new key, `limits.max_keys` are held, and `on_full: refuse`"),
     "key": (r": (expected a key|a key of more than)", "no key, or one too long"),
     "id": (r": (expected an id|an id of more than)", "no id for `order.duplicates`, or one too long"),
     "field_too_long": (r": a reset rule keeps at most", "a field that a rule keeps is too long"),

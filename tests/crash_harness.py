@@ -22,6 +22,7 @@ from streamrnn.commit import writer
 from streamrnn.commit.job import build_job
 from streamrnn.config.load import load_pipeline
 from streamrnn.context import Context
+from streamrnn.core import Core
 from streamrnn.core.frozen import Frozen
 from streamrnn.core.probe import probe
 from streamrnn.pipeline import run
@@ -175,6 +176,10 @@ class Job:
 
 def exported(core):
     """All state, sorted by key; no row numbers, which depend on how often a run began anew."""
+    if core.store.tiers is not None:
+        one = Core(core.backend, core.rules.rules, core.elapsed, core.limits)
+        one.restore([core.snapshot()])
+        core = one
     store = core.store
     named = enumerate(map(store.keys.names.key, range(len(store.keys.names))))
     rows = sorted((key, row) for row, key in named if key is not None)

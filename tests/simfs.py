@@ -138,7 +138,7 @@ class SimFS(FileSystem):
         self.read_only: str | None = None
         """A folder in which nothing can be changed."""
         self.done: list[tuple[str, str]] = []
-        self.dead = False
+        self.dead, self.free = False, 1 << 60
         self.locks: set[SimFile] = set()
         self.names_durable: dict[str, Inode] = {}
         self.names_pending: list[tuple[str, str | None, Inode | None]] = []
@@ -147,6 +147,9 @@ class SimFS(FileSystem):
             inode = data if isinstance(data, Inode) else Inode(bytearray(data), bytearray(data))
             self.names_durable[str(path)] = inode
         self.cached = dict(self.names_durable)
+
+    def free_bytes(self, path):
+        return self.free
 
     def step(self, kind, path):
         return _Step(self, kind, path)

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 
 import pytest
@@ -85,6 +87,31 @@ def test_a_day_in_the_life_of_a_daemon(tmp_path):
     ends = [(line["pipeline"], line["message"]) for line in logged(tmp_path) if "stopped" in line["message"]]
     assert sorted(ends) == [("a", "stopped after 3 events"), ("b", "stopped after 2 events")]
     assert not (tmp_path / "admin").exists()
+
+
+@pytest.mark.slow
+def test_the_service_manager_hears_of_everything_and_a_changed_file_is_seen(tmp_path):
+    put(tmp_path, "a", "k", 1)
+    pipeline(tmp_path, "a", source=FOLLOW % "a", more=checkpoint("a"))
+    told = b""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        env = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"}
+        with process(tmp_path, "--watch", env=env) as daemon:
+            while b"READY=1" not in told:
+                told += manager.recv(1000) + b";"
+            pipeline(tmp_path, "a", update=DOUBLING, source=FOLLOW % "a", more=checkpoint("a"))
+            while b"RELOADING=1" not in told or not told.endswith(b"READY=1\nSTATUS=pipelines: 1 serving;"):
+                told += manager.recv(1000) + b";"
+            put(tmp_path, "a", "k", 1)
+            until(lambda: len(lines(tmp_path, "a")) == 2)
+            daemon.send_signal(signal.SIGINT)
+            while b"STOPPING=1" not in told:
+                told += manager.recv(1000) + b";"
+            assert daemon.wait(20) == 0
+    assert b"WATCHDOG=1" in told
+    assert [json.loads(line)["y"] for line in lines(tmp_path, "a")] == [1, 3]
 
 
 def fill(pipe, data):
@@ -183,9 +210,24 @@ def test_top_as_json_and_as_a_table(tmp_path, served):
     assert "serving" in words
 
 
-def test_tap_shows_events_and_answers(tmp_path, served):
-    import threading
+def test_a_health_check(tmp_path, served):
+    checked = asked(tmp_path, "top", "--check")
+    assert (checked.exit_code, checked.output) == (0, "")
+    it = served.fleet.find("a")
+    held, go_on = threading.Event(), threading.Event()
 
+    def hang(found):
+        it.turned_s -= 1000
+        held.set()
+        go_on.wait(30)
+
+    it.ask(hang)
+    held.wait(30)
+    assert str(asked(tmp_path, "top", "--check").exception) == "not all is well"
+    go_on.set()
+
+
+def test_tap_shows_events_and_answers(tmp_path, served):
     found = []
     listening = threading.Thread(
         target=lambda: found.append(asked(tmp_path, "tap", "a", "--count", "2")), daemon=True

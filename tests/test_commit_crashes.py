@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from crash_ends import small_rotated
 from crash_follow import small_followed
-from crash_harness import BASE, CONTROL, SABOTAGES, Job, events, run_seed, with_messages
+from crash_harness import BASE, CONTROL, FORMULA, SABOTAGES, Job, events, run_seed, with_messages
 from simfs import Crash, SimFS
+from toys import MemoryCold
 
 from streamrnn.errors import StreamrnnError
 
@@ -39,6 +40,15 @@ def expected(job):
 @pytest.mark.parametrize("part", range(PARTS))
 def test_lives_that_end_in_a_loss_of_power_change_nothing(job, expected, part):
     wrong = {seed: run_seed(job, expected, seed).wrong for seed in range(part, SEEDS, PARTS)}
+    assert {seed: why for seed, why in wrong.items() if why} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_with_keys_on_the_disk_as_if_all_were_in_memory(expected, part):
+    job = Job(FORMULA + "state: {tiers: [memory, disk], hot_keys: 5, dir: cold}\n")
+    job.context.cold = lambda folder, timed: MemoryCold
+    wrong = {seed: run_seed(job, expected, seed).wrong for seed in range(part, SEEDS // 3, PARTS)}
     assert {seed: why for seed, why in wrong.items() if why} == {}
 
 

@@ -118,7 +118,9 @@ def test_any_mix_of_rules_keys_times_rejects_and_cuts(block):
             assert sorted(rows_by_key(core)) == sorted(definition.keys), seed
             assert drop_marked(core, held(core)) == drop_marked(core, expected(definition)), seed
             assert last_reset(core).items() <= last_shown(case, want).items(), seed
-            assert [n for n, _ in core.store.keys.gone.items()] == list(definition.gone), seed
+            assert core.store.keys.gone.items() == list(definition.gone.items()), seed
+            counts = core.store.keys.evicted, core.store.keys.expired
+            assert counts == (definition.evicted, definition.expired), seed
 
 
 @pytest.mark.parametrize("model", [formula_model, numpy_model])

@@ -222,13 +222,14 @@ def test_the_light_way_touches_neither_states_nor_commits(tmp_path):
     put(tmp_path, 1)
     it = hosted(follow(tmp_path, more=checkpoint()))
     serve(it)
-    shards, commits = it.pipeline.parts.shards, it.pipeline.commits
+    shards, commits, watch = it.pipeline.parts.shards, it.pipeline.commits, it.pipeline.parts.watch
     text = (tmp_path / "p.yaml").read_text()
     (tmp_path / "p.yaml").write_text(
         text.replace("include: [k]", "include: [k], fields: {z: {type: output, output: y}}")
     )
     assert reload(it) == "reloaded; the model and all states stay as they were"
-    assert (it.pipeline.parts.shards, it.pipeline.commits) == (shards, commits)
+    parts = it.pipeline.parts
+    assert (parts.shards, it.pipeline.commits, parts.watch) == (shards, commits, watch)
     put(tmp_path, 2)
     serve(it)
     end(it)

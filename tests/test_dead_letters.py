@@ -86,6 +86,7 @@ REASONS = {
     policy.AHEAD: "ahead",
     "w: a reset rule keeps at most 100 bytes of it": "field_too_long",
     "time: further ahead of the largest seen than limits.max_ahead_s allows": "ahead",
+    "key: a new one, and limits.max_keys are held; limits.on_full says refuse": "full",
     "the model's new state or output is not finite": "state_not_finite",
     "the norm of the model's new state is over limits.max_state_norm": "state_norm",
     "the model refused it: ValueError: not valid JSON, found nothing": "model_refused",

@@ -51,7 +51,16 @@ def test_what_a_description_says_is_told(formula):
 
 def test_dry_run_adds_what_the_probe_found_and_touches_nothing(formula):
     facts = rows(dry_run, formula)[1:]
-    assert [fact[0] for fact in facts] == ["input", "state", "state", "state", "output", "numerics", "scan"]
+    assert [fact[0] for fact in facts] == [
+        "input",
+        "state",
+        "state",
+        "state",
+        "output",
+        "numerics",
+        "scan",
+        "memory",
+    ]
     assert facts[5][1] == "batch_invariant"
     assert [path.name for path in formula.parent.iterdir()] == ["f.yaml"]
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from toys import Toy
+from test_bisection import BACKENDS
+from test_core_equals_definition import answers_of, row_of
+from toys import Toy, make_case
 
 from streamrnn.commit.edit import editing
 from streamrnn.commit.exports import exported, read
@@ -15,6 +19,7 @@ from streamrnn.commit.keys import load
 from streamrnn.config.load import load_pipeline
 from streamrnn.context import FileSystem
 from streamrnn.core import Core
+from streamrnn.definition import Definition
 from streamrnn.errors import StateError
 from streamrnn.events import Batch, Mark, Origin
 from streamrnn.limits import Limits
@@ -153,3 +158,22 @@ def test_a_mark_that_is_no_control_leaves_the_quarantine():
     assert core.process(one("a", 1)).refused
     core.mark(Mark("control", Origin("s", "p"), keys=("a",)))
     assert not core.process(one("a", 1)).refused
+
+
+@pytest.mark.parametrize("guard", ["reset", "quarantine"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_backend_under_every_policy_equals_the_definition(name, guard):
+    for seed in range(600, 612):
+        case, backend = make_case(seed), BACKENDS[name](seed)
+        case.limits = replace(case.limits, guard=guard, max_state_norm=[None, 0.9][seed % 2])
+        definition = Definition(backend, case.rules, case.elapsed, case.limits)
+        core = Core(backend, case.rules, case.elapsed, case.limits)
+        for item in case.batches(random.Random(seed)):
+            if isinstance(item, Mark):
+                definition.mark(item)
+                core.mark(item)
+                continue
+            with np.errstate(over="ignore"):
+                item.inputs = {"x": item.inputs["x"].astype(backend.inputs[0].dtype)}
+            wanted = [row_of(answer) for answer in definition.process(item)]
+            assert answers_of(core.process(item), len(item)) == wanted, seed

@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import random
+import re
 import socket
 import ssl
 import threading
@@ -29,7 +30,7 @@ from streamrnn.testing import quiet_context
 REGISTRY = Registry([])
 PIPELINE = """
 source: {type: TYPE, listen: "tcp://127.0.0.1:0"MORE}
-decode: {type: jsonl}
+decode: DECODE
 event: {key: k, inputs: {x: [{field: x}]}}
 model: {type: formula, state: {s: 0}, update: {s: s + x}, output: {y: "1.0 * s"}}
 encode: {type: jsonl, include: [k]}
@@ -39,13 +40,19 @@ limits: {max_line_bytes: 200, max_batch_events: 8}
 LOG = ", durability: log, log: ingest"
 THROWN = int(os.environ.get("STREAMRNN_THROWN", "150"))
 """How many mutations of valid requests are sent."""
+TO_FILE = "{type: file, path: out.txt}"
 JOB = "checkpoint: {dir: job, every_s: 0.05}\n"
 
 
+def pipeline_of(more="", sink="{type: http}", kind="http", decode="{type: jsonl}"):
+    words = {"TYPE": kind, "MORE": more, "SINK": sink, "DECODE": decode}
+    return re.sub("|".join(words), lambda word: words[word[0]], PIPELINE)
+
+
 @contextmanager
-def serving(folder, more="", sink="{type: http}", job=False, kind="http"):
+def serving(folder, more="", job=False, **parts):
     """Where a pipeline listens that runs meanwhile on a thread."""
-    text = PIPELINE.replace("TYPE", kind).replace("MORE", more).replace("SINK", sink) + (JOB if job else "")
+    text = pipeline_of(more, **parts) + (JOB if job else "")
     context = quiet_context(base_dir=folder)
     spec = load_pipeline(text, "p.yaml", REGISTRY, context, {})
     pipeline = (build_job if job else build_pipeline)(spec, REGISTRY, context)
@@ -234,7 +241,7 @@ def test_who_takes_too_long_is_closed(tmp_path):
 
 
 def test_without_answers_events_are_accepted(tmp_path):
-    with serving(tmp_path, sink="{type: file, path: out.txt}") as address:
+    with serving(tmp_path, sink=TO_FILE) as address:
         answer = httpx.post(f"http://{address}/events", content=lines({"k": 1, "x": 1}, {"k": 1, "x": 2}))
         assert (answer.status_code, answer.json()) == (202, {"accepted": 2})
     assert told((tmp_path / "out.txt").read_bytes()) == [{"k": 1, "y": 1.0}, {"k": 1, "y": 3.0}]
@@ -264,13 +271,13 @@ def x(*values):
 
 
 def test_what_is_answered_202_is_in_the_log_and_counts_once(tmp_path):
-    with serving(tmp_path, LOG, "{type: file, path: out.txt}", job=True) as address:
+    with serving(tmp_path, LOG, sink=TO_FILE, job=True) as address:
         assert post(address, x(1, 2)) == (202, {"accepted": 2, "offset": 0})
         assert post(address, x(3)) == (202, {"accepted": 1, "offset": 2})
         assert post(address, x(4, 5), "p", 0) == (202, {"ack": 2, "epoch": 1})
         assert post(address, x(4, 5, 6), "p", 0) == (202, {"ack": 3, "epoch": 1})
         assert post(address, x(7), "p") == (202, {"ack": 4, "epoch": 1})
-    with serving(tmp_path, LOG, "{type: file, path: out.txt}", job=True) as address:
+    with serving(tmp_path, LOG, sink=TO_FILE, job=True) as address:
         assert post(address, x(6, 7, 8), "p", 2) == (202, {"ack": 5, "epoch": 1})
         assert post(address, x(0, 9), "p", 4) == (202, {"ack": 6, "epoch": 1, "seq_conflict": [4]})
         status, answer = post(address, x(10), "p", 8)
@@ -286,7 +293,7 @@ def test_what_is_answered_202_is_in_the_log_and_counts_once(tmp_path):
 
 
 def test_no_more_producers_than_there_is_room_for(tmp_path):
-    with serving(tmp_path, LOG + ", max_producers: 1", "{type: file, path: out.txt}", job=True) as address:
+    with serving(tmp_path, LOG + ", max_producers: 1", sink=TO_FILE, job=True) as address:
         assert post(address, x(1), "p")[0] == 202
         assert post(address, x(1), "q")[0] == 503
 
@@ -300,12 +307,7 @@ def test_answers_do_not_go_with_a_log(tmp_path):
 
 
 def test_an_address_for_all_needs_to_be_asked_for(tmp_path):
-    text = (
-        PIPELINE.replace("TYPE", "http")
-        .replace("MORE", "")
-        .replace("SINK", "{type: http}")
-        .replace("127.0.0.1", "0.0.0.0")
-    )
+    text = pipeline_of().replace("127.0.0.1", "0.0.0.0")
     with pytest.raises(ConfigError, match="allow_remote: true"):
         load_pipeline(text, "p.yaml", REGISTRY, quiet_context(base_dir=tmp_path), {})
 
@@ -353,3 +355,23 @@ def test_nothing_that_is_sent_ends_the_pipeline(tmp_path):
     with serving(tmp_path, ', allow_origins: ["https://shop.example"]') as address:
         thrown_at(address, random.Random(5), shapes, THROWN)
         assert httpx.post(f"http://{address}/events", content=body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("codec", "body", "answer"),
+    [
+        ("{type: csv}", b"k,x\na,1\na,2\n", b'{"k":"a","y":1.0}\n{"k":"a","y":3.0}\n'),
+        ("{type: csv}", b"x,k\r\n5,b\r\n", b'{"k":"b","y":5.0}\n'),
+        ("{type: csv, header: [k, x]}", b"a,1\na,2\n", b'{"k":"a","y":1.0}\n{"k":"a","y":3.0}\n'),
+        (
+            "{type: msgpack}",
+            b"\0\0\0\x08\x82\xa1k\xa1a\xa1x\1" * 2,
+            b'{"k":"a","y":1.0}\n{"k":"a","y":2.0}\n',
+        ),
+    ],
+)
+def test_a_body_is_whatever_decode_reads(tmp_path, codec, body, answer):
+    with serving(tmp_path, decode=codec) as address, httpx.Client(base_url=f"http://{address}") as client:
+        assert client.post("/events", content=body).content == answer
+        again = client.post("/events", content=body).content  # the next body begins anew, with its own header
+        assert again.count(b'"y":') == answer.count(b'"y":')

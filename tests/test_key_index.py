@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from streamrnn.core import key_index
+from streamrnn.core import key_index, slots
 from streamrnn.core.key_index import KeyIndex, WideIndex
 from streamrnn.core.key_names import KeyNames, Packed
 
@@ -23,8 +23,8 @@ def held(names, keys, rows):
 def test_a_history_of_keys_that_come_and_go(seed, monkeypatch):
     rng = random.Random(seed)
     monkeypatch.setattr(key_index, "_WIDE_FROM", rng.choice([0, 10, 300]))
-    monkeypatch.setattr(key_index, "_FIRST_BITS", 4)  # full again and again, and wrapped around
-    monkeypatch.setattr(key_index, "_CHUNK", rng.choice([10, 1 << 15]))
+    monkeypatch.setattr(slots, "_FIRST_BITS", 4)  # full again and again, and wrapped around
+    monkeypatch.setattr(slots, "_CHUNK", rng.choice([10, 1 << 15]))
     names = KeyNames()
     index, known, free = KeyIndex(names), {}, list(range(3000))
     pool = ODD_KEYS + [f"user-{i}" for i in range(1500)]
@@ -37,7 +37,7 @@ def test_a_history_of_keys_that_come_and_go(seed, monkeypatch):
         index.add(new, np.array(rows, np.int64))
         known.update(zip(new, rows, strict=True))
         for key in rng.sample(sorted(known), min(len(known), rng.choice([0, 3, 80]))):
-            index.remove(key, known[key])
+            index.remove(np.array([known[key]]))
             names.clear(np.array([known[key]]))
             free.append(known.pop(key))
         if rng.random() < 0.1:
@@ -54,7 +54,7 @@ def test_keys_of_the_same_hash_are_told_apart(monkeypatch):
     index = WideIndex(names)
     index.add(Packed.of(keys), rows)
     assert index.find(Packed.of([*keys, "other"])).tolist() == [*range(40), -1]
-    index.remove(5)
+    index.remove(np.array([5]))
     assert [index.get(key) for key in ("k5", "k6", "k39")] == [-1, 6, 39]
 
 

@@ -5,6 +5,7 @@ STREAMRNN_ORDER_CASES=10000 runs as many permuted streams.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -25,10 +26,12 @@ from order_cases import (
     sorted_outputs,
 )
 
+from streamrnn.cli.progress import Progress
+from streamrnn.commit.edit import editing
 from streamrnn.config.load import load_pipeline
-from streamrnn.context import Context
+from streamrnn.context import Context, ManualClock
 from streamrnn.errors import ConfigError, StateError
-from streamrnn.events import Block, Mark, Origin
+from streamrnn.events import Block, Mark, Origin, Report
 from streamrnn.order import settle as settling
 from streamrnn.order.definition import Definition, Refused
 from streamrnn.order.policy import Policy
@@ -36,6 +39,7 @@ from streamrnn.order.seen import Seen
 from streamrnn.order.settle import Arrivals, Held, settle
 from streamrnn.order.waiting import Waiting
 from streamrnn.registry import Registry
+from streamrnn.sources.file import FileSource
 from streamrnn.testing import run_pipeline
 
 CASES = int(os.environ.get("STREAMRNN_ORDER_CASES", "40"))
@@ -203,6 +207,36 @@ def test_state_in_another_order_is_refused(in_time, as_it_comes):
         as_it_comes.live(fs, random.Random(1))
 
 
+def test_each_partition_is_in_an_order_of_its_own():
+    """One that ends lets go of all of its own, and nothing of another's."""
+    rng = random.Random(5)
+    parts = {f"{name}.jsonl": happened(rng, 40) for name in "ab"}
+    with swapped(FileSource, "partitioned", True):
+        as_it_comes = Shared(GUARDED).holding({name: as_lines(made) for name, made in parts.items()})
+        wanted = as_it_comes.whole()[0]
+        files = {name: as_lines(arrived(rng, made)) for name, made in parts.items()}
+        in_time = Shared(IN_TIME).holding(files)
+        whole = in_time.whole()
+        assert whole[0] == wanted
+        assert {seed: why for seed in range(8) if (why := run_seed(in_time, whole, seed).wrong)} == {}
+
+
+def test_a_reset_by_hand_leaves_those_that_wait(in_time):
+    """They come behind it, as they would have without a commit in between."""
+    in_time.holding({"a.jsonl": as_lines(arrived(random.Random(4), happened(random.Random(4), 40)))})
+    whole = in_time.whole()[0].splitlines()
+    fs = served(in_time, 4)
+    before = fs.content(BASE / "out.txt").splitlines()
+    with editing(BASE / "job", Context(base_dir=BASE, fs=fs)) as edit:
+        edit.reset_all("a test", [""])
+    in_time.promised = 0
+    in_time.live(fs, random.Random(1))
+    after = fs.content(BASE / "out.txt").splitlines()
+    assert 0 < len(before) < len(whole) == len(after)
+    assert after[: len(before)] == before
+    assert [json.loads(line)["k"] for line in after] == [json.loads(line)["k"] for line in whole]
+
+
 PIPELINE = """
 source: {type: stdin}
 decode: {type: jsonl}
@@ -356,6 +390,13 @@ def test_a_duplicate_that_is_dropped_is_counted_and_not_kept(tmp_path):
         "json"
     ]
     assert (tmp_path / "out.jsonl").read_text() == '{"t":1,"n":1.0}\n'
+
+
+def test_how_many_wait_is_told():
+    told = io.StringIO()
+    with Progress(ManualClock(), told, quiet=False) as progress:
+        progress.told(Report(events=5, live_keys=1, held=2))
+    assert ", 2 waiting" in told.getvalue()
 
 
 REGISTRY = Registry()

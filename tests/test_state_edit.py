@@ -108,7 +108,7 @@ def of_a_mark(*keys):
 def test_a_reset_is_what_a_control_message_at_that_moment_would_be(job, stopped, change, mark):
     changed, told = copy(stopped), copy(stopped)
     number = change(job, changed)
-    assert changed.names(FOLDER)[:5] == [*stopped.names(FOLDER)[:4], f"commit-{number:010d}.json"]
+    assert changed.names(FOLDER)[:6] == [*stopped.names(FOLDER)[:5], f"commit-{number:010d}.json"]
     assert exported(changed) == exported(marked(job, copy(stopped), mark))
     found = go_on(job, changed)
     assert found == go_on(job, told, mark)

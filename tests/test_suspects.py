@@ -22,6 +22,7 @@ from streamrnn import build
 from streamrnn.backends.formula import FormulaBackend
 from streamrnn.commit import control
 from streamrnn.commit.job import build_job
+from streamrnn.commit.underway import Underway
 from streamrnn.events import Block, Origin
 from streamrnn.letters.reading import read
 
@@ -207,6 +208,20 @@ def test_an_event_that_passed_begins_at_nothing():
     kept = json.loads(world.fs.content(BASE / "job" / "suspects.json"))
     assert kept["suspects"] == []
     assert world.decisions() == []
+
+
+def test_a_death_counts_once_however_often_the_next_run_dies_at_its_start():
+    def dies(self, after):
+        raise DiedError
+
+    world = World({"a.jsonl": jsonl(lines(60, [20]))})
+    assert [world.live() for _ in range(2)] == [False] * 2
+    for _ in range(4):
+        with swapped(Underway, "begin", dies), pytest.raises(DiedError):
+            world.live()
+        world.fs = world.fs.as_seen(world.rng)
+    assert world.decisions() == []
+    assert world.lives() == 3  # two more deaths alone, and then it is parked
 
 
 def test_a_run_that_ended_between_two_batches_blames_nobody():

@@ -172,6 +172,7 @@ def make_case(seed: int) -> Case:
     maybe = lambda value, p=0.5: value if rng.random() < p else None  # noqa: E731
     limits = Limits(
         max_keys=rng.choice([1, 2, 3, 5, 8, 1000]),
+        refuse_new=random.Random(-seed).random() < 0.25,
         idle=maybe(rng.randint(3, 40)),
         max_ahead=maybe(rng.randint(5, 30), 0.3),
         max_state_norm=maybe(rng.choice([50.0, 500.0]), 0.2),
@@ -203,3 +204,54 @@ def make_case(seed: int) -> Case:
         sources.append(source)
     rules = [make_rule(rng, f"rule{i}") for i in range(rng.choice([0, 1, 1, 2, 3, 5]))]
     return Case(rules, elapsed, limits, events, sources)
+
+
+class MemoryCold:
+    """A `ColdStore` of dicts, which lets nobody ask for what the contract does not promise."""
+
+    def __init__(self):
+        self.held, self.moved = {}, 0
+
+    def __len__(self):
+        return len(self.held)
+
+    def put(self, keys):
+        self.moved += len(keys)
+        for key in keys:
+            assert key.sequence > 0
+            assert key.sequence not in self.held
+            assert key.digest not in {other.digest for other in self.held.values()}
+            self.held[key.sequence] = key
+
+    def pop(self, digests):
+        assert len(set(digests)) == len(digests)
+        return self.pop_at([s for s, key in self.held.items() if key.digest in digests])
+
+    def pop_at(self, sequences):
+        return [self.held.pop(sequence).value for sequence in sequences]
+
+    def ends(self, count, newest=False):
+        return sorted(self.held, reverse=newest)[:count]
+
+    def before(self, time):
+        return [sequence for sequence, key in self.held.items() if key.time < time]
+
+    def snapshot(self):
+        return MemorySnapshot(dict(self.held))
+
+
+class MemorySnapshot:
+    def __init__(self, held):
+        self.held = held
+
+    def each(self, sequences, count):
+        values = [
+            self.held[s].value
+            for s in (sorted(self.held) if sequences is None else sequences)
+            if s in self.held
+        ]
+        for start in range(0, len(values) + 1, count):
+            yield values[start : start + count]
+
+    def close(self):
+        self.held = {}

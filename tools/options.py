@@ -34,6 +34,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "duplicates": m.Duplicates,
     "model": m.Model,
     "encode": m.Encode,
+    "state": m.State,
     "limits": m.Limits,
     "dead_letter": m.DeadLetter,
     "checkpoint": m.Checkpoint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +26,7 @@ from streamrnn.cli.top import table  # noqa: E402
 from streamrnn.errors import StreamrnnError  # noqa: E402
 
 WORDS = "house lists would never event model state stream river"
-PORT = "19101"
+PORTS = {"LETTERS_PORT": "19101", "MEANS_PORT": "19102"}
 SECONDS = 3.0
 
 
@@ -49,14 +51,15 @@ def seen(client: Client) -> dict[str, dict]:
     return {each["name"]: each for each in client.get("pipelines")["pipelines"]}
 
 
-def feed(folder: Path, rng: random.Random) -> None:
+def feed(rng: random.Random) -> None:
     """Events for both pipelines, for as long as the picture takes."""
-    with socket.create_connection(("127.0.0.1", int(PORT))) as letters:
+    means = http.client.HTTPConnection("127.0.0.1", int(PORTS["MEANS_PORT"]))
+    with socket.create_connection(("127.0.0.1", int(PORTS["LETTERS_PORT"]))) as letters, closing(means):
         letters.settimeout(10)
         end_s = time.monotonic() + SECONDS
         while time.monotonic() < end_s:
-            with open(folder / "readings.jsonl", "a") as file:
-                file.write(readings(rng, 3000))
+            means.request("POST", "/events", readings(rng, 3000))
+            means.getresponse().read()
             data = typed(rng, 300)
             letters.sendall(data)
             answers = 0
@@ -68,10 +71,9 @@ def main() -> None:
     """Run it for real and write the picture."""
     rng = random.Random(1)
     with tempfile.TemporaryDirectory() as name:
-        folder, address = Path(name), f"unix:{name}/admin"
-        (folder / "readings.jsonl").touch()
+        address = f"unix:{name}/admin"
         command = [sys.executable, "-m", "streamrnn", "serve", "pipelines/live", "--admin", address]
-        env = {**os.environ, "LIVE": name, "LETTERS_PORT": PORT}
+        env = {**os.environ, "LIVE": name, **PORTS}
         with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as daemon:
             client = Client(address)
             while daemon.poll() is None:
@@ -81,7 +83,7 @@ def main() -> None:
                 except StreamrnnError:
                     time.sleep(0.05)
             before, began_s = seen(client), time.monotonic()
-            feed(folder, rng)
+            feed(rng)
             shown = table(seen(client), before, time.monotonic() - began_s)
             daemon.terminate()
     console = Console(record=True, width=118, file=io.StringIO(), force_terminal=True)

@@ -69,6 +69,11 @@ class StdinConfig(BaseModel):
         return ("log.offset", "log.partition", "log.time") if self.durability == "log" else ()
 
     @property
+    def written_paths(self) -> tuple[str, ...]:
+        """See docs/plugins.md."""
+        return (self.log,) if self.log else ()
+
+    @property
     def checkpoint_note(self) -> str | None:
         """What commits cannot do for it."""
         if self.durability == "log":
@@ -213,6 +218,11 @@ class FileSinkConfig(BaseModel):
         "before it `.2`; with `checkpoint` a full file keeps its number, and the first is `.0000000001`. "
         "Without `rotate` one file takes everything.",
     )
+
+    @property
+    def written_paths(self) -> tuple[str, ...]:
+        """See docs/plugins.md."""
+        return (self.path,)
 
 
 COMPONENTS = (

@@ -124,6 +124,11 @@ class LogSinkConfig(BaseModel):
     )
 
     @property
+    def written_paths(self) -> tuple[str, ...]:
+        """See docs/plugins.md."""
+        return (self.path,)
+
+    @property
     def needs_checkpoint(self) -> tuple[str, str] | None:
         """The option that makes no sense without commits, and why."""
         if self.emit == "immediate" and self.keep_bytes is self.keep_s is None:

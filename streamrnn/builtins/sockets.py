@@ -179,6 +179,11 @@ class SocketSourceConfig(Listening):
         return _RECORD_FIELDS if self.durability == "log" else ()
 
     @property
+    def written_paths(self) -> tuple[str, ...]:
+        """See docs/plugins.md."""
+        return (self.log,) if self.log else ()
+
+    @property
     def checkpoint_note(self) -> str | None:
         """What commits cannot do for it."""
         if self.durability == "log":
@@ -252,6 +257,11 @@ class SocketSinkConfig(Listening):
                 f"to: sender uses the clients of the source and takes no {named}; remove it here"
             )
         return self
+
+    @property
+    def written_paths(self) -> tuple[str, ...]:
+        """See docs/plugins.md."""
+        return (self.log,) if self.log else ()
 
     @property
     def checkpoint_note(self) -> str | None:

@@ -22,7 +22,7 @@ def command(file: str) -> None:
 
     from streamrnn.cli.table import print_facts
     from streamrnn.config.open import open_pipeline
-    from streamrnn.explain import explain_loaded
+    from streamrnn.explain import explain_loaded, memory_fact
     from streamrnn.testing import built_unread
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
@@ -30,6 +30,7 @@ def command(file: str) -> None:
     parts = built_unread(spec, registry, context).parts
     try:
         facts = explain_loaded(spec, context, parts.backend, parts.verdict)
+        facts.append(memory_fact(parts.shards))
     finally:
         parts.backend.close()
     print_facts(map(astuple, facts))

@@ -25,7 +25,7 @@ class Progress:
         self._console = Console(file=stream, highlight=False)
         self._status: Status | None = None
         self._start = self._drawn = clock.monotonic()
-        self.events = self.rejected = self.live_keys = 0
+        self.events = self.rejected = self.live_keys = self.held = self.evicted = self.expired = 0
 
     def __enter__(self) -> Progress:
         if not self._quiet and self._console.is_terminal:
@@ -37,7 +37,8 @@ class Progress:
         """Count a batch, and redraw now and then."""
         self.events += report.events
         self.rejected += len(report.rejected)
-        self.live_keys = report.live_keys
+        self.live_keys, self.held = report.live_keys, report.held
+        self.evicted, self.expired = report.evicted, report.expired
         now = self._clock.monotonic()
         if self._status is not None and now - self._drawn >= _EVERY_S:
             self._drawn = now
@@ -55,9 +56,11 @@ class Progress:
 
     def _line(self, verb: str) -> str:
         seconds = max(self._clock.monotonic() - self._start, 1e-9)
+        told = (self.evicted, "evicted"), (self.expired, "expired"), (self.held, "waiting")
+        more = "".join(f", {count:,} {what}" for count, what in told if count)
         return (
             f"{verb} {self.events:,} events in {seconds:.1f} s ({self.events / seconds:,.0f}/s), "
-            f"{self.live_keys:,} live keys, {self.rejected:,} rejected"
+            f"{self.live_keys:,} live keys{more}, {self.rejected:,} rejected"
         )
 
 

@@ -50,7 +50,11 @@ class Change:
         piece = Piece(self.rows, np.ones(len(self.rows), np.bool_), Packed.of(self.keys), columns, state)
         header = states.header | {"kind": "delta", "part": 0} | self.header
         gone = states.gone if self.gone is None else self.gone
-        return encode_pieces(header, [piece], lambda: gone)
+        names, causes = (
+            np.array([name for name, _ in gone], np.uint64),
+            np.array([why for _, why in gone], np.int64),
+        )
+        return encode_pieces(header, [piece], lambda: (names, causes))
 
 
 class Editing:

@@ -77,6 +77,26 @@ def rule_problems(file: m.PipelineFile, rules: list[Chosen]) -> Iterator[Problem
         yield rule.path, why
 
 
+def state_problems(file: m.PipelineFile) -> Iterator[Problem]:
+    """Tiers that there are not, and what a second one needs."""
+    state = file.state
+    if state.tiers not in (["memory"], ["memory", "disk"]):
+        yield ("state", "tiers"), f"expected [memory] or [memory, disk], found [{', '.join(state.tiers)}]"
+        return
+    for name in ("hot_keys", "dir"):
+        given = getattr(state, name) is not None
+        if given and "disk" not in state.tiers:
+            yield ("state", name), "needs tiers: [memory, disk]"
+        elif not given and "disk" in state.tiers:
+            yield ("state",), f"missing '{name}', which tiers: [memory, disk] needs"
+    if state.hot_keys is not None and state.hot_keys >= file.limits.max_keys:
+        yield (
+            ("state", "hot_keys"),
+            f"expected fewer than limits.max_keys = {file.limits.max_keys}, found {state.hot_keys}: "
+            "no key would ever go to the disk",
+        )
+
+
 def checkpoint_problems(spec: PipelineSpec) -> Iterator[Problem]:
     """Ends that a pipeline with commits, or one without, cannot have.
 

@@ -93,6 +93,7 @@ def _check(parts: Parts, spec: PipelineSpec, context: Context, whole: bool) -> N
         *checks.time_problems(spec.file, spec.rules, spec),
         *checks.order_problems(spec.file),
         *checks.rule_problems(spec.file, spec.rules),
+        *checks.state_problems(spec.file),
         *checks.checkpoint_problems(spec),
         *checks.secret_problems(spec),
         *checks.field_problems(spec),

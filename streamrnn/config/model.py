@@ -126,7 +126,12 @@ class Model(Typed):
 class Limits(Section):
     """Ceilings. Every one has a name and a default."""
 
-    max_keys: int = Field(1_000_000, ge=1, description="keys held at once; the oldest makes room")
+    max_keys: int = Field(1_000_000, ge=1, description="keys held at once")
+    on_full: Literal["evict_oldest", "refuse"] = Field(
+        "evict_oldest",
+        description="what a new key does once there are so many: it takes the place of the one whose last "
+        "event is oldest, or its events are refused",
+    )
     idle_s: float | None = Field(None, gt=0, le=LONGEST_S, description="a key unheard for longer starts anew")
     max_ahead_s: float | None = Field(
         None, gt=0, le=LONGEST_S, description="how far an event may run ahead of the rest"
@@ -148,9 +153,29 @@ class Limits(Section):
         le=86_400,
         description="longest that the model may take to answer what it is given at once",
     )
+    max_memory_bytes: int | None = Field(
+        None, ge=1, description="a pipeline does not start if its keys may come to need more"
+    )
+    disk_reserve_bytes: int = Field(
+        33_554_432,
+        ge=0,
+        description="bytes to be left on each disk that is written to; with fewer, nothing is read",
+    )
     grace_s: float = Field(
         10, gt=0, le=86_400, description="longest that a stop by SIGTERM or SIGINT may take"
     )
+
+
+class State(Section):
+    """Where the state of keys is while it is not asked for."""
+
+    tiers: list[Literal["memory", "disk"]] = Field(
+        ["memory"], description="`[memory, disk]` lets keys that are silent go to the disk"
+    )
+    hot_keys: int | None = Field(
+        None, ge=4, description="with `[memory, disk]`, how many keys are in memory, those heard last"
+    )
+    dir: Path | None = Field(None, description="with `[memory, disk]`, a folder with room for all others")
 
 
 class Duplicates(Section):
@@ -256,6 +281,7 @@ class PipelineFile(Section):
     sink: Typed = Field(description="where outputs go, such as {type: stdout}")
     dead_letter: DeadLetter | None = Field(None, description="where refused events go")
     checkpoint: Checkpoint | None = Field(None, description="where commits are kept, to go on after a stop")
+    state: State = Field(default=State.model_construct(), description="where the state of silent keys is")
     limits: Limits = Field(default=Limits.model_construct(), description="ceilings")
     numerics: Literal["batch_invariant", "approximate"] | None = Field(
         None, description="batch_invariant refuses a model whose answers depend on the batch"

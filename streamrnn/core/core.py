@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamrnn.core import segment
+from streamrnn.core.admission import admit, too_large
 from streamrnn.core.boundaries import Asking, Boundaries, Carried, Rules
+from streamrnn.core.keys import Placing
 from streamrnn.core.links import Links, link
-from streamrnn.core.lives import Lives, find_lives, timeless, too_far_ahead
+from streamrnn.core.lives import Lives, find_lives, timeless
 from streamrnn.core.schedule import Segments, cut, steps_between
 from streamrnn.core.serve import GUARDED, QUARANTINED, Served, Server
 from streamrnn.core.single import SingleServer
@@ -19,11 +21,12 @@ from streamrnn.core.store import Store
 from streamrnn.errors import ModelError
 from streamrnn.events import Batch, Outputs
 from streamrnn.globs import matches
-from streamrnn.limits import CONTROL, MAX_RULES, Elapsed, Limits
-from streamrnn.values import canonical_column, oversized
+from streamrnn.limits import CONTROL, EXPIRED, MAX_RULES, Elapsed, Limits
+from streamrnn.values import canonical_column
 
 if TYPE_CHECKING:
     from streamrnn.backend import Backend
+    from streamrnn.cold import ColdStore
     from streamrnn.core.frozen import Frozen
     from streamrnn.events import Array, IntArray, Mark
     from streamrnn.order.waiting import Waiting
@@ -35,6 +38,7 @@ class Plan:
     """A batch on its way through the core, nothing of it stored yet. All but `batch` in sorted order."""
 
     batch: Batch
+    placing: Placing
     links: Links
     lives: Lives
     bounds: Boundaries
@@ -58,12 +62,13 @@ class Core:
         elapsed: Sequence[Elapsed] = (),
         limits: Limits | None = None,
         waiting: Waiting | None = None,
+        cold: ColdStore | None = None,
     ) -> None:
         if len(rules) > MAX_RULES:
             raise ModelError(f"at most {MAX_RULES} reset rules, found {len(rules)}")
         self.backend, self.elapsed, self.limits = backend, tuple(elapsed), limits or Limits()
         self.rules = Rules(rules)
-        self.store = Store(backend, rules, self.limits)
+        self.store = Store(backend, rules, self.limits, cold)
         self.waiting = self.store.beside = waiting
         """Events that are not in order yet: of no meaning to the core, and one with its state."""
         self.server = Server(backend, self.store.slab, self.limits.max_state_norm)
@@ -72,6 +77,11 @@ class Core:
     def __len__(self) -> int:
         """Live keys."""
         return len(self.store.keys)
+
+    @property
+    def forgotten(self) -> tuple[int, int]:
+        """Keys that were evicted, and those that expired, since this core was made."""
+        return self.store.keys.evicted, self.store.keys.expired
 
     @property
     def cause_names(self) -> tuple[str, ...]:
@@ -85,6 +95,8 @@ class Core:
             # Idle keys are collected at fixed numbers of events, so that no cut of the stream changes when.
             room = self.limits.collect_every - self.store.sequence % self.limits.collect_every
             stop = min(len(batch), start + room)
+            if self.store.tiers is not None:
+                stop = min(stop, start + self.store.tiers.most_events)
             parts.append((start, self._serve(_slice(batch, start, stop))))
             if len(parts[-1][1]) == room:
                 self.expire(max(self.store.largest.values(), default=0))
@@ -144,15 +156,17 @@ class Core:
             single = self._single.serve(batch)
             if single is not None:
                 return single
+        if self.store.tiers is not None:
+            self.store.tiers.warm(batch.keys)
         fields = {path: canonical_column(column) for path, column in batch.fields.items()}
-        refused = self._oversized(fields)
+        refused = too_large(self.store, fields)
         away = self._in_quarantine(batch)
         if away is None:
             return self._cut_at(batch, len(batch) // 2)
         refused = dict.fromkeys(away, QUARANTINED) | refused
         guilty: list[int] = []
         while True:
-            index, ahead = self._admit(batch, refused)
+            index, ahead = admit(self.store, batch, refused)
             if not len(index):
                 self.store.punish([batch.keys[i] for i in guilty])
                 return _nothing(self.backend, refused | ahead)
@@ -163,7 +177,6 @@ class Core:
                 outputs = self._commit(plan, index, refused | ahead)
                 self.store.punish([batch.keys[i] for i in guilty])
                 return outputs
-            self.store.keys.undo()
             certain = self._certain(plan)
             if not certain:
                 return self._cut_at(batch, len(batch) // 2)
@@ -222,31 +235,12 @@ class Core:
         unbroken = plan.links.starts[plan.segments.start_of[place]]
         return {i: reason for i, reason in plan.served.refused.items() if unbroken[i]}
 
-    def _oversized(self, fields: Mapping[str, Array]) -> dict[int, str]:
-        limit, refused = self.limits.max_value_bytes, {}
-        for path in self.store.kept_fields:
-            reason = f"{path}: a reset rule keeps at most {limit} bytes of it"
-            refused.update(dict.fromkeys(oversized(fields[path], limit).tolist(), reason))
-        return refused
-
-    def _admit(self, batch: Batch, refused: Mapping[int, str]) -> tuple[IntArray, dict[int, str]]:
-        """Indices of the events that may enter, and those too far ahead in time with the reason."""
-        index = np.arange(len(batch))
-        if refused:
-            index = np.delete(index, sorted(refused))
-        ahead = self.limits.max_ahead
-        if batch.time is None or ahead is None or not len(index):
-            return index, {}
-        far = too_far_ahead(batch.time[index], self.store.largest.get(batch.source), ahead)
-        reason = "time: further ahead of the largest seen than limits.max_ahead_s allows"
-        return np.delete(index, far), dict.fromkeys(index[far].tolist(), reason)
-
     def _plan(self, batch: Batch, fields: Mapping[str, Array]) -> Plan:
         """rows -> links -> resets -> keyed features -> segments -> step and scan."""
         store = self.store
-        rows, first = store.keys.assign(batch.keys, store.columns["sequence"])
-        store.grow(len(store.keys.names))
-        links = link(rows)
+        placing = store.keys.place(batch.keys, store.columns["sequence"])
+        store.grow(int(placing.rows.max()) + 1)
+        links, first = link(placing.rows), placing.first
         order = links.order
         time = np.zeros(len(batch), np.int64) if batch.time is None else batch.time[order]
         expiry = self._expiry(batch.time, order)
@@ -262,7 +256,7 @@ class Core:
         inputs = self._keyed_features(batch, links, lives, bounds, time)
         segments = cut(links, bounds)
         served = self.server.run(segments, inputs)
-        return Plan(batch, links, lives, bounds, carried, fields, given, segments, served)
+        return Plan(batch, placing, links, lives, bounds, carried, fields, given, segments, served)
 
     def _expiry(self, time: IntArray | None, order: IntArray) -> IntArray | None:
         """In sorted order: the time before which a key's last event is too long ago."""
@@ -292,6 +286,12 @@ class Core:
     def _commit(self, plan: Plan, index: IntArray, refused: dict[int, str]) -> Outputs:
         """Store everything the batch changed, and sort its answer back into the batch's order."""
         self.store.before(plan.links.rows)
+        if self.limits.idle is not None:
+            began = plan.placing.first[plan.links.order] != 0
+            self.store.keys.expired += int(((plan.lives.cause == EXPIRED) & ~began).sum())
+        self.store.keys.accept(plan.placing)
+        if self.store.tiers is not None:
+            self.store.tiers.number(plan.placing.taken)
         for rows, state, mask in plan.served.puts:
             self.store.slab.put(rows, state, mask)
         steps = self._steps(plan)

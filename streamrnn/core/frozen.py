@@ -7,19 +7,23 @@ state is in memory at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamrnn.core.key_names import Packed
 from streamrnn.core.segment import BESIDE, Chunks, encode, packed_objects
 
 if TYPE_CHECKING:
-    from streamrnn.core.key_names import Packed
     from streamrnn.core.store import Store
+    from streamrnn.core.tiers import Changes
     from streamrnn.events import Array, BoolArray, IntArray
+
+_PIECE_KEYS = 1024
+"""Keys without a row that are taken at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +46,27 @@ class Piece:
 class Frozen:
     """The segment of the rows that `waits`, bool [rows in use], names; it is changed from here on.
 
-    It comes in parts, each of which can be made on any thread.
+    `changes` belong to it beside rows. It comes in parts, each of which can be made on any thread.
     """
 
-    def __init__(self, store: Store, waits: BoolArray, header: Mapping[str, Any]) -> None:
+    def __init__(
+        self, store: Store, waits: BoolArray, header: Mapping[str, Any], changes: Changes | None = None
+    ) -> None:
         self._store, self._waits, self._header = store, waits, header
-        self._gone: Callable[[], Sequence[tuple[int, int]]] | None = store.keys.gone.frozen()
+        gone = store.keys.gone
+        known = header["kind"] == "delta" and gone.is_saved
+        self._gone: Callable[[], tuple[Array, Array]] | None = None if known else gone.frozen()
         self._beside = store.beside.frozen() if store.beside is not None else None
         self._next = self._parts = 0
         self._pieces: list[Piece] = []
+        self._more = None if changes is None else self._outside(changes)
         self.bytes = 0
         """Of copies that wait for their part."""
 
     @property
     def taken(self) -> bool:
         """Whether every row has been copied, so that the stream may change what it likes."""
-        return self._next >= len(self._waits)
+        return self._next >= len(self._waits) and self._more is None
 
     def before(self, rows: IntArray) -> None:
         """These rows, distinct ones, are about to change."""
@@ -65,14 +74,22 @@ class Frozen:
         self._copy(rows[self._waits[rows]])
 
     def take(self, count: int) -> None:
-        """Go through so many more rows and copy those that wait."""
+        """Go through so many more rows and copy those that wait; then go on with what is beside rows."""
+        if self._next >= len(self._waits) and self._more is not None:
+            piece = next(self._more, None)
+            if piece is None:
+                self._more = None
+            else:
+                self._hold(piece)
+            return
         rows = np.flatnonzero(self._waits[self._next : self._next + count]) + self._next
         self._next += count
         self._copy(rows)
 
     def take_all(self) -> None:
         """Copy all that wait."""
-        self.take(max(0, len(self._waits) - self._next))
+        while not self.taken:
+            self.take(max(0, len(self._waits) - self._next))
 
     def part(self) -> Callable[[], Chunks]:
         """The rows copied since the last part, as a function that makes a file of them."""
@@ -86,14 +103,38 @@ class Frozen:
     def _copy(self, rows: IntArray) -> None:
         if len(rows):
             self._waits[rows] = False
-            self._pieces.append(self._piece(rows))
-            self.bytes += self._pieces[-1].bytes
+            self._hold(self._piece(rows))
+
+    def _hold(self, piece: Piece) -> None:
+        self._pieces.append(piece)
+        self.bytes += piece.bytes
+
+    def _outside(self, changes: Changes) -> Iterator[Piece]:
+        """Keys without a row, then numbers that nobody has any more."""
+        for packs in changes.packs(_PIECE_KEYS):
+            live = np.ones(len(packs.keys), np.bool_)
+            data, lengths = b"".join(packs.keys), np.array([len(key) for key in packs.keys], np.int64)
+            keys = Packed.cut(np.frombuffer(data, np.uint8), lengths)
+            yield Piece(packs.numbers, live, keys, packs.columns, packs.state)
+        arrays = self._store.columns.arrays
+        state = self._store.slab.read(np.zeros(0, np.int64))
+        for start in range(0, len(changes.freed), _PIECE_KEYS):
+            numbers = changes.freed[start : start + _PIECE_KEYS]
+            n = len(numbers)
+            yield Piece(
+                numbers,
+                np.zeros(n, np.bool_),
+                Packed.cut(np.zeros(0, np.uint8), np.zeros(n, np.int64)),
+                {name: np.full(n, None if a.dtype == object else 0, a.dtype) for name, a in arrays.items()},
+                {name: np.zeros((n, *array.shape[1:]), array.dtype) for name, array in state.items()},
+            )
 
     def _piece(self, rows: IntArray) -> Piece:
         names, columns = self._store.keys.names, self._store.columns
         records = columns.take(rows)
+        tiers = self._store.tiers
         return Piece(
-            rows,
+            rows if tiers is None else tiers.numbers[rows],
             names.holds(rows),
             names.packed(rows),
             {name: records[name] for name in columns.arrays},
@@ -104,12 +145,12 @@ class Frozen:
 def encode_pieces(
     header: Mapping[str, Any],
     pieces: Sequence[Piece],
-    gone: Callable[[], Sequence[tuple[int, int]]] | None,
+    gone: Callable[[], tuple[Array, Array]] | None,
     beside: Callable[[], Mapping[str, Array]] | None = None,
 ) -> Chunks:
     """A part of a segment, of at least one piece.
 
-    `gone`, hash and cause each, and what is kept `beside` the keys stand in the first part.
+    `gone`, hashes and causes, and what is kept `beside` the keys stand in the first part.
     """
     lengths = np.concatenate([piece.keys.lengths for piece in pieces])
     tensors: dict[str, Sequence[Array]] = {
@@ -119,9 +160,8 @@ def encode_pieces(
         "key.offsets": [np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])],
     }
     if gone is not None:
-        names = gone()
-        tensors["gone.hash"] = [np.array([name for name, _ in names], np.uint64)]
-        tensors["gone.cause"] = [np.array([cause for _, cause in names], np.int64)]
+        names, causes = gone()
+        tensors |= {"gone.hash": [names], "gone.cause": [causes]}
     if beside is not None:
         tensors |= {f"{BESIDE}{name}": [array] for name, array in beside().items()}
     for name, column in pieces[0].columns.items():

@@ -64,6 +64,11 @@ class Packed:
         """Those keys of which `wanted`, bool [n], says so."""
         return Packed.cut(self.data[np.repeat(wanted, self.lengths)], self.lengths[wanted])
 
+    def each(self) -> list[bytes]:
+        """All of them, one by one."""
+        data = self.data.tobytes()
+        return [data[a:b] for a, b in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]
+
     def key(self, i: int) -> bytes:
         """One key."""
         return self.data[self.starts[i] : self.ends[i]].tobytes()

@@ -96,19 +96,23 @@ def read(store: Store, segments: Iterable[bytes]) -> str | None:
         header, tensors = parse(blob)
         note = _check(store, header, number) or note
         rows = tensors["rows"].copy()  # what the rest of the bytes become is only read from
-        store.grow(max(header.get("rows", 0), int(rows.max(initial=-1)) + 1))
-        _lay(store, rows, tensors)
+        if store.tiers is None:
+            store.grow(max(header.get("rows", 0), int(rows.max(initial=-1)) + 1))
+            _lay(store, rows, tensors)
+        else:
+            store.tiers.restore(rows, tensors["live"], tensors)
         store.sequence = header["sequence"]
         store.largest = dict(header["largest"])
         store.epochs = {int(bits): epoch for bits, epoch in header["epochs"].items()}
         if "gone.hash" in tensors:
-            gone = zip(tensors["gone.hash"].tolist(), tensors["gone.cause"].tolist(), strict=True)
-            store.keys.gone.load(list(gone), header["forgot"])
+            store.keys.gone.load(tensors["gone.hash"], tensors["gone.cause"], header["forgot"])
         beside = {n.removeprefix(BESIDE): array for n, array in tensors.items() if n.startswith(BESIDE)}
         if store.beside is not None and beside:
             store.beside.load(beside)
-    store.has_quarantine = bool(store.columns["quarantined"].any())
+        store.has_quarantine |= bool(np.any(tensors.get("column.quarantined", 0)))
     store.keys.rebuild()
+    if store.tiers is not None:
+        store.tiers.settle()
     store.dirty.clear()
     return note
 
@@ -117,7 +121,7 @@ def header_of(store: Store, base: bool) -> dict[str, Any]:
     """What a segment of this moment says of itself; a part adds its number."""
     return {
         "format": FORMAT,
-        "rows": len(store.keys.names),
+        "rows": len(store.keys.names) if store.tiers is None else store.tiers.count,
         "kind": "base" if base else "delta",
         "fingerprint": store.fingerprint,
         "meaning": store.meaning,

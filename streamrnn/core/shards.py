@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from streamrnn.core.footprint import footprint_bytes
 
 if TYPE_CHECKING:
     from streamrnn.core.core import Core
@@ -23,6 +25,7 @@ class Shards:
     def __init__(self, new_core: Callable[[], Core], partitioned: bool) -> None:
         self._new_core, self.partitioned = new_core, partitioned
         self._cores: dict[str, Core] = {}
+        self._forgotten = (0, 0)
         self.forget()
 
     def forget(self) -> None:
@@ -51,7 +54,8 @@ class Shards:
 
     def drop(self, partition: str) -> None:
         """Forget the core of a partition that others serve from now on."""
-        self._cores.pop(partition, None)
+        if core := self._cores.pop(partition, None):
+            self._forgotten = _sum([self._forgotten, core.forgotten])
 
     def mark(self, mark: Mark) -> None:
         """Between batches: the end of a partition means that partition; any other mark, all of them."""
@@ -70,6 +74,16 @@ class Shards:
         return sum(len(core.waiting) for core in self._cores.values() if core.waiting is not None)
 
     @property
+    def footprint_bytes(self) -> int:
+        """About how much memory the keys of one partition take at most."""
+        return footprint_bytes((next(iter(self._cores.values()), None) or self._new_core()).store)
+
+    @property
+    def forgotten(self) -> tuple[int, int]:
+        """Keys that were evicted, and those that expired, since the run began."""
+        return _sum([self._forgotten, *(core.forgotten for core in self._cores.values())])
+
+    @property
     def events(self) -> int:
         """Events that were accepted, in all partitions."""
         return sum(core.store.sequence for core in self._cores.values())
@@ -77,3 +91,7 @@ class Shards:
     def moment(self) -> Mapping[str, object]:
         """What differs between two moments if anything happened to the state between them."""
         return {name: (core.store.sequence, dict(core.store.epochs)) for name, core in self.items()}
+
+
+def _sum(pairs: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return sum(first for first, _ in pairs), sum(second for _, second in pairs)

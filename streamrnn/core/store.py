@@ -13,10 +13,12 @@ from streamrnn.core.columns import BUILT_IN, Columns, catch_up
 from streamrnn.core.frozen import Frozen
 from streamrnn.core.keys import KeyTable
 from streamrnn.core.slab import HostSlab
+from streamrnn.core.tiers import Tiers
 from streamrnn.limits import CONTROL, EXPIRED, INITIAL, Limits, cause_names, guard_bit
 
 if TYPE_CHECKING:
     from streamrnn.backend import Backend, Slab
+    from streamrnn.cold import ColdStore
     from streamrnn.core.links import Links
     from streamrnn.events import BoolArray, IntArray
     from streamrnn.rules import ResetRule
@@ -43,6 +45,11 @@ class Dirty:
         """These rows changed."""
         self._flags[rows >> _FLAG_BITS] = True
 
+    def touched(self, rows: IntArray) -> BoolArray:
+        """Whether each row lies in a touched block, bool [n]."""
+        touched: BoolArray = self._flags[rows >> _FLAG_BITS]
+        return touched
+
     def rows(self, used: int) -> BoolArray:
         """Whether a row lies in a touched block, bool [used]."""
         return np.repeat(self._flags, _ROWS_PER_FLAG)[:used]
@@ -60,7 +67,9 @@ class Store:
     whose last value the rules need; `rule_columns` for each rule the columns of its own, by the rule's name.
     """
 
-    def __init__(self, backend: Backend, rules: Sequence[ResetRule], limits: Limits) -> None:
+    def __init__(
+        self, backend: Backend, rules: Sequence[ResetRule], limits: Limits, cold: ColdStore | None = None
+    ) -> None:
         self.limits = limits
         self.cause_names = cause_names(rules, limits)
         self.fingerprint, self.meaning = backend.state.fingerprint, backend.state.meaning
@@ -77,32 +86,47 @@ class Store:
         for names, rule in zip(self.rule_columns, rules, strict=True):
             dtypes |= {names[name]: dtype for name, dtype in rule.columns.items()}
         self.columns = Columns(dtypes)
-        capacity = min(_FIRST_CAPACITY, limits.max_keys)
+        self.most_rows = limits.max_keys if cold is None else limits.hot_keys or limits.max_keys
+        """Rows that there may be at once."""
+        capacity = min(_FIRST_CAPACITY, self.most_rows)
         self.columns.grow(capacity)
         self.slab: Slab = HostSlab(backend.state, capacity)
+        self.on_host = backend.make_slab is None
+        """Whether the state of keys is in this machine's memory, not on a device."""
         if backend.make_slab is not None:
             self.slab = backend.make_slab(capacity)
         self.dirty = Dirty(capacity)
         self._frozen: Frozen | None = None
+        self.tiers: Tiers | None = None
+        if cold is not None:
+            self.keys.elsewhere, self.tiers = cold, Tiers(self, cold, self.most_rows)
+            self.tiers.grow(capacity)
         self.beside: segment.Beside | None = None
         """What is kept of the shard beside its keys."""
 
     def before(self, rows: IntArray) -> None:
         """These rows, distinct ones, are about to change."""
+        self.copy_before(rows)
+        self.dirty.touch(rows)
+
+    def copy_before(self, rows: IntArray) -> None:
+        """What these rows hold is about to leave them."""
         if self._frozen is not None:
             self._frozen.before(rows)
             if self._frozen.taken:
-                self._frozen = self.keys.changing = None
-        self.dirty.touch(rows)
+                self._frozen = None
 
     def freeze(self, base: bool) -> Frozen:
         """A segment of this moment, of all keys or of what changed; then all count as unchanged."""
         if self._frozen is not None:
             self._frozen.take_all()
         used = len(self.keys.names)
-        waits = self.columns["sequence"][:used] > 0 if base else self.dirty.rows(used)
-        self._frozen = Frozen(self, waits, segment.header_of(self, base))
-        self.keys.changing = self._frozen.before
+        held = self.columns["sequence"][:used] > 0
+        waits = held if base else self.dirty.rows(used)
+        if self.tiers is not None and not base:
+            waits &= held
+        changes = None if self.tiers is None else self.tiers.freeze(base)
+        self._frozen = Frozen(self, waits, segment.header_of(self, base), changes)
         self.dirty.clear()
         return self._frozen
 
@@ -114,10 +138,12 @@ class Store:
     def grow(self, needed: int) -> None:
         """Room for so many rows, and some more."""
         if needed > self.columns.capacity:
-            capacity = max(needed, min(2 * self.columns.capacity, self.limits.max_keys))
+            capacity = max(needed, min(2 * self.columns.capacity, self.most_rows))
             self.columns.grow(capacity)
             self.slab.grow(capacity)
             self.dirty.grow(capacity)
+            if self.tiers is not None:
+                self.tiers.grow(capacity)
 
     def carried(self, links: Links) -> Carried:
         """Columns of a batch's rows, with resets of all keys since a row's last event applied."""
@@ -147,6 +173,13 @@ class Store:
         if keys is None:
             self.epochs[bits] = self.epoch + 1
             return
+        some = len(keys) if self.tiers is None else self.tiers.most_events
+        for start in range(0, len(keys), max(1, some)):
+            self._reset_some(keys[start : start + some], bits)
+
+    def _reset_some(self, keys: Sequence[str], bits: int) -> None:
+        if self.tiers is not None:
+            self.tiers.warm(keys)
         rows = np.unique(self.keys.index.find(keys))
         rows = rows[rows >= 0]
         self.reset(rows, self.columns["pending"][rows] | bits, np.full(len(rows), INITIAL, np.int8))
@@ -179,6 +212,11 @@ class Store:
         rows = np.flatnonzero((sequence > 0) & (log_time - self.columns["last_time"] > idle))
         rows = rows[np.argsort(sequence[rows])]
         self.before(rows)
-        for row in rows.tolist():
-            self.keys.release(row, EXPIRED)
+        if self.tiers is None:
+            self.keys.release(rows, EXPIRED)
+        else:
+            stamps, others = self.tiers.pop_idle(log_time - idle)
+            order = np.argsort(np.concatenate([sequence[rows], stamps]))
+            self.tiers.release(rows)
+            self.keys.release(rows, EXPIRED, lambda own: np.concatenate([own, others])[order])
         self.columns.clear(rows)

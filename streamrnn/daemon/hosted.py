@@ -123,6 +123,8 @@ class Hosted:
     def stop(self) -> None:
         """Read no more; serve and commit what was taken, then be over."""
         self._stopping = True
+        if (pipeline := self.pipeline) is not None:
+            pipeline.parts.watch.signalled()
         self._wake.set()
 
     def try_again(self) -> None:

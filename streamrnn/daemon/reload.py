@@ -178,7 +178,7 @@ def _moved(was: Parts, now: Parts, carrying: Carrying | None, hosted: Hosted) ->
 
 def _adopt_ends(was: Parts, now: Parts, old: PipelineSpec, new: PipelineSpec) -> None:
     now.source.close()
-    now.source, now.sink, now.rejects = was.source, was.sink, was.rejects
+    now.source, now.sink, now.rejects, now.watch = was.source, was.sink, was.rejects, was.watch
     same = _section(old.encode) == _section(new.encode) and old.file.encode == new.file.encode
     if same:
         now.format = was.format

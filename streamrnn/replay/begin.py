@@ -102,9 +102,10 @@ def by_hand(
         context.log.warning(
             "behind %d events another model took over, which is not replayed", others[0].events
         )
+    found = deque(entry for entry in found if "reset" in entry.command)
     if found and (parts.shards.partitioned or spec.file.order is not None):
         context.log.warning(
-            "%d resets and reloads by hand are left out: only in a stream without partitions and without "
+            "%d resets by hand are left out: only in a stream without partitions and without "
             "`order` is it known between which events they came",
             len(found),
         )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from streamrnn.build import build_pipeline
 from streamrnn.commit import control
-from streamrnn.commit.control import apply_reset
 from streamrnn.commit.parking import Parking, Parks
 from streamrnn.context import ManualClock
 from streamrnn.events import Block, Mark, Origin
@@ -73,7 +72,7 @@ class Replay:
                 return room
             command = self.by_hand.popleft().command
             if "reset" in command:
-                apply_reset(shards, command["reset"], lambda core, told: core.mark(told))
+                control.apply_reset(shards, command["reset"], lambda core, told: core.mark(told))
         return self.parts.max_batch_events
 
     @property

@@ -33,8 +33,8 @@ class SenderSink:
     What a client does not take at once is kept by the source, which then reads no more from it.
     """
 
-    def __init__(self, context: Context) -> None:
-        self._log = context.log
+    def __init__(self, context: Context, option: str = "to") -> None:
+        self._log, self._option = context.log, option
         self._send: Callable[[int, bytes, int], bool] = lambda connection, data, answers: False
         self._encode: Encode = _as_json
         self.late = 0
@@ -45,10 +45,11 @@ class SenderSink:
         answer, answering = getattr(source, "answer", None), getattr(source, "answering", None)
         if answering is None and answer is None:
             text = (
-                "expected a source with connections to answer on, such as type: socket, found "
-                f"{type(source).__name__}; use another sink, or to: subscribers"
+                "expected a source with connections to answer on, such as type: socket or http with "
+                f"durability: memory, found {type(source).__name__}; use another sink"
             )
-            raise OptionError((("to",), text))
+            more = ", or to: subscribers" if self._option == "to" else ""
+            raise OptionError(((self._option,), text + more))
         if answering is not None:
             self._send = answering()
         elif answer is not None:
@@ -176,7 +177,7 @@ def build(config: SocketSinkConfig, context: Context) -> SenderSink | Subscriber
 
 def build_answers(config: object, context: Context) -> SenderSink:
     """The sink that answers on the connections of the source."""
-    return SenderSink(context)
+    return SenderSink(context, "type")
 
 
 def _consumers(config: SocketSinkConfig, context: Context) -> ConsumersSink:

@@ -291,6 +291,11 @@ class KafkaLogSinkConfig(_Options):
         description="Size of a partition over which its oldest files are deleted; without it all are kept.",
     )
 
+    @property
+    def written_paths(self) -> tuple[str, ...]:
+        """See docs/plugins.md of the core."""
+        return (self.path,)
+
 
 def _milliseconds(time: datetime) -> int:
     seconds = int(time.replace(microsecond=0).timestamp())

@@ -9,6 +9,7 @@ from aiokafka import TopicPartition
 from streamrnn_kafka.live_sink import FENCED, Producer
 from streamrnn_kafka.options import KafkaSinkConfig
 from streamrnn_kafka.security import access
+from streamrnn_kafka.state_files import StateFiles
 from test_kafka_group import (
     PARTITIONS,
     PIPELINE,
@@ -22,7 +23,10 @@ from test_kafka_group import (
     topics,
     wait_until,
 )
+from test_kafka_log_pipeline import REGISTRY, context_at
 
+from streamrnn.commit.job import build_job
+from streamrnn.config.load import load_pipeline
 from streamrnn.testing import quiet_context
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(kafka.MISSING is not None, reason=str(kafka.MISSING))]
@@ -131,3 +135,39 @@ async def committed_all(brokers, group, source):
         at = await kafka.committed(brokers, group, TopicPartition(source, number))
         found[f"{source}-{number}"] = at[0] if at else 0
     return found
+
+
+async def commit_as_another(brokers, sink, group, partition, at):
+    config = KafkaSinkConfig(brokers=brokers, topic=sink)
+    another = Producer(config, reached(config), f"streamrnn.{group}.{partition.topic}-{partition.partition}")
+    await another.client.start()
+    await another.commit(group, {partition: at})
+    await another.stop()
+
+
+def test_what_another_has_changed_meanwhile_does_not_stay(brokers, topics, tmp_path):
+    source, sink = topics
+    kafka.run(kafka.put(brokers, source, events(400, int(time.time() * 1000))))
+    group = kafka.name("group")
+    text = PIPELINE.format(brokers=brokers, source=source, sink=sink, group=group, folder="state")
+    context, _ = context_at(tmp_path)
+    job = build_job(load_pipeline(text, "p.yaml", REGISTRY, context, {}), REGISTRY, context)
+    try:
+        commits, shards, end_s = job.commits, job.parts.shards, time.monotonic() + 60
+        while shards.events < 400 and time.monotonic() < end_s:
+            job.run_once(wait_ms=50)
+        commits.revoked(range(PARTITIONS))
+        before = {n: shards.at(f"{source}-{n}") for n in range(PARTITIONS)}
+        changed = TopicPartition(source, 3)
+        offset = commits._resting[3][0]
+        note = StateFiles(commits.folder, context, commits._files._fixed, 2, "another").save(
+            f"{source}-3", {}, offset, before[2]
+        )
+        kafka.run(commit_as_another(brokers, sink, group, changed, (offset, note)))
+        offsets = commits.assigned(range(PARTITIONS))
+        assert offsets[3] == offset
+        after = {n: shards.at(f"{source}-{n}") for n in range(PARTITIONS)}
+        assert [n for n in range(PARTITIONS) if after[n] is not before[n]] == [3]
+        assert after[3].snapshot() == before[2].snapshot()
+    finally:
+        job.close()

@@ -48,13 +48,26 @@ class Reading:
     fixed_rows: int | None
 
     def __str__(self) -> str:
-        layouts = (*self.inputs, *self.states)
-        return ", ".join(f"{layout.port.name} {layout}" for layout in layouts)
+        return _named(self.layouts)
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """Those of the inputs, then those of the states."""
+        return (*self.inputs, *self.states)
+
+    @property
+    def of_inputs(self) -> str:
+        """The inputs alone, in words, or the states if there are none."""
+        return _named(self.inputs or self.states)
 
     @property
     def has_steps(self) -> bool:
         """Whether sequences can be given in one call."""
         return any(layout.steps is not None for layout in self.inputs)
+
+
+def _named(layouts: Sequence[Layout]) -> str:
+    return ", ".join(f"{layout.port.name} {layout}" for layout in layouts)
 
 
 def find_readings(
@@ -88,7 +101,8 @@ def find_readings(
 
 def _row_counts(data: Sequence[Port], pairs: Sequence[Pair]) -> list[int | None]:
     """None for any number of rows; a number where the sizes are fixed."""
-    ports = [*data, *(pair.input for pair in pairs if pair.how != EXPOSED)]
+    # An exposed state with a free axis takes any number of rows; a constant one has those of the graph.
+    ports = [*data, *(pair.input for pair in pairs if pair.how != EXPOSED or not _free(pair.input))]
     free = bool(data) and all(map(_free, ports))
     if all(1 in (port.dims or ()) for port in ports):
         return [None, 1] if free else [1]

@@ -117,17 +117,29 @@ def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
                 waiting += attribute.graphs
 
 
-def branches(graph: GraphProto) -> dict[int, tuple[tuple[int, str], ...]]:
-    """For each node, by its `id`, the branches it is in: `id` of the node around it and the branch's name."""
-    found: dict[int, tuple[tuple[int, str], ...]] = {}
-    waiting: list[tuple[GraphProto, tuple[tuple[int, str], ...]]] = [(graph, ())]
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A graph inside a node: which of all nodes that have one, its operator, and what it calls the graph."""
+
+    node: int
+    op_type: str
+    name: str
+
+
+def branches(graph: GraphProto) -> dict[int, tuple[Branch, ...]]:
+    """For each node, by its `id` while that is held, the graphs inside nodes that it is in."""
+    found: dict[int, tuple[Branch, ...]] = {}
+    waiting: list[tuple[GraphProto, tuple[Branch, ...]]] = [(graph, ())]
+    count = 0
     while waiting:
         graph, path = waiting.pop()
         for node in graph.node:
             found[id(node)] = path
+            count += 1
             for attribute in node.attribute:
                 if attribute.HasField("g"):
-                    waiting.append((attribute.g, (*path, (id(node), attribute.name))))
+                    branch = Branch(count, node.op_type, attribute.name)
+                    waiting.append((attribute.g, (*path, branch)))
     return found
 
 

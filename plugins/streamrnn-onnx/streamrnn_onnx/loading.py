@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from streamrnn.backend import Description, Fact, TensorSpec
@@ -17,7 +17,7 @@ from streamrnn_onnx.plan import Plan, describe_plan, description, plan_model
 
 if TYPE_CHECKING:
     from streamrnn.context import Context
-    from streamrnn_onnx.axes import Reading
+    from streamrnn_onnx.axes import Layout, Reading
     from streamrnn_onnx.backend import OnnxBackend
     from streamrnn_onnx.proof import Proven, Prover
     from streamrnn_onnx.session import Opened
@@ -27,7 +27,7 @@ FORMULAS = "onnx 1"
 """Part of the fingerprint: counts up when the same file would give other bits or another state."""
 _CARRIES = (
     "Attention", "AveragePool", "Conv", "CumSum", "LinearAttention", "Loop", "MaxPool", "MultiHeadAttention",
-    "ReduceMean", "ReduceMax", "ReduceSum", "Scan", "Softmax",
+    "ReduceMean", "ReduceMax", "ReduceSum", "ReverseSequence", "Scan", "Softmax",
 )  # fmt: skip
 
 
@@ -106,27 +106,53 @@ def _loaded(proven: Proven, opened: Opened) -> list[Fact]:
 
 def _settle(prover: Prover) -> Proven:
     """The one reading that holds."""
-    from streamrnn_onnx.proof import RefutedError
+    from streamrnn_onnx.proof import FailedError, RefutedError
 
-    reasons: list[str] = []
+    refuted: list[str] = []
+    failed: list[str] = []
     held: list[Proven] = []
-    for reading in prover.plan.readings:
+    readings = prover.plan.readings
+    for reading in readings:
         try:
             held.append(prover.prove(reading))
         except RefutedError as error:
-            reasons.append(str(error))
+            read_as = f"read as {reading.of_inputs}: " if len(readings) > 1 else ""
+            (failed if isinstance(error, FailedError) else refuted).append(f"{read_as}{error}")
+    held = [one for one in held if not _is_a_row_of_another(one, held)]
     if len(held) == 1:
         return held[0]
     if held:
         ways = " or ".join(str(one.plan.readings[0]) for one in held)
         text = f"the axes can be read in {len(held)} ways that hold: {ways}"
         raise OptionError(((), f"{text}; write batch_axis and time_axis under inputs"))
-    told = "; ".join(dict.fromkeys(reasons))
-    raise OptionError(((), told + (_suspects(prover.plan.graph) if "a sequence" in told else "")))
+    told = "; ".join(dict.fromkeys(refuted or failed))
+    raise OptionError(((), told + (_suspects(prover.plan) if "a sequence" in told else "")))
 
 
-def _suspects(graph: Graph) -> str:
-    found = [title(node) for node in all_nodes(graph.proto.graph) if node.op_type in _CARRIES]
+def _is_a_row_of_another(one: Proven, held: Sequence[Proven]) -> bool:
+    """Whether it is another reading called with one row, and so nothing but slower."""
+    own = one.plan.readings[0]
+    others = (other.plan.readings[0] for other in held if other is not one)
+    return own.fixed_rows == 1 and any(
+        other.fixed_rows is None and all(map(_same_for_one_row, own.layouts, other.layouts))
+        for other in others
+    )
+
+
+def _same_for_one_row(one: Layout, other: Layout) -> bool:
+    def sizes(layout: Layout) -> list[int]:
+        return [1 if axis == layout.rows else size for axis, size in enumerate(layout.sizes)]
+
+    return one.steps == other.steps and sizes(one) == sizes(other)
+
+
+def _suspects(plan: Plan) -> str:
+    states = {pair.input.name for pair in plan.pairs}
+    found = [
+        title(node)
+        for node in all_nodes(plan.graph.proto.graph)
+        if node.op_type in _CARRIES and states.isdisjoint(node.input)
+    ]
     if not found:
         return ""
     return f"; what may carry numbers from step to step beside the state: {', '.join(found[:5])}"

@@ -106,7 +106,7 @@ class _Matcher:
         outputs = Counter(
             output.name for outputs, _ in found.values() if len(outputs) == 1 for output in outputs
         )
-        pairs, doubts = list[Pair](), list[str]()
+        pairs, doubts, unknown = list[Pair](), list[str](), list[Port]()
         for port in self.rest:
             outputs_of, how = found[port.name]
             if len(outputs_of) == 1 and outputs[outputs_of[0].name] == 1:
@@ -114,9 +114,10 @@ class _Matcher:
                 pairs.append(Pair(port, output, how, StateOptions(input=port.name, output=output.name)))
             elif outputs_of or self.strict or how:
                 doubts.append(self._doubt(port, outputs_of, how))
+                unknown += [] if outputs_of or how else [port]
         if not doubts:
             return pairs, []
-        return pairs, [((), "; ".join(doubts) + ". " + self._way_out(pairs))]
+        return pairs, [((), "; ".join(doubts) + ". " + self._way_out(pairs, unknown))]
 
     def _find(self, port: Port) -> tuple[list[Port], str]:
         """The outputs that an input may become, and by what they were found or why there are none."""
@@ -158,13 +159,34 @@ class _Matcher:
             f"and of the outputs {near} is its next value by name"
         )
 
-    def _way_out(self, pairs: Sequence[Pair]) -> str:
-        lines = [{"input": pair.input.name, "output": pair.output.name} for pair in pairs]
-        known = {line["input"] for line in lines}
-        lines += [{"input": p.name, "output": "..."} for p in self.rest if p.name not in known]
-        entries = ", ".join(f"{{input: {_plain(s['input'])}, output: {_plain(s['output'])}}}" for s in lines)
+    def _way_out(self, pairs: Sequence[Pair], unknown: Sequence[Port]) -> str:
+        """A `state` to write; complete where order is all that may tell, but that is for a person to say."""
+        known = {pair.input.name: pair.output.name for pair in pairs}
+        in_order = self._in_order(unknown, set(known.values()))
+        written = known | in_order
+        entries = ", ".join(
+            f"{{input: {_plain(port.name)}, output: {_plain(written.get(port.name, '...'))}}}"
+            for port in self.rest
+        )
         outputs = ", ".join(str(output) for output in self.graph.outputs)
+        if in_order:
+            return (
+                f"If the next values come in the order of the inputs, write state: [{entries}]; the outputs "
+                f"are {outputs}"
+            )
         return f"Write state: [{entries}] with outputs out of {outputs}"
+
+    def _in_order(self, unknown: Sequence[Port], taken: Collection[str]) -> dict[str, str]:
+        """Inputs and outputs of a kind in their order, where there are as many of one as of the other."""
+        found: dict[str, str] = {}
+        for port in unknown:
+            free = [
+                output for output in self.graph.outputs if output.name not in taken and fits(port, output)
+            ]
+            alike = [other for other in unknown if any(fits(other, output) for output in free)]
+            if free and len(alike) == len(free):
+                found[port.name] = free[alike.index(port)].name
+        return found if len(set(found.values())) == len(found) else {}
 
 
 def fits(before: Port, after: Port) -> bool:
@@ -179,5 +201,10 @@ def fits(before: Port, after: Port) -> bool:
     )
 
 
+_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n", "nan", "inf"})
+
+
 def _plain(name: str) -> str:
-    return name if name.replace("_", "").isalnum() or name == "..." else json.dumps(name)
+    """A name as YAML takes for a text; JSON's quotes are YAML's too."""
+    bare = name.replace("_", "").isalnum() and name[0].isalpha() and name.lower() not in _WORDS
+    return name if bare or name == "..." else json.dumps(name)

@@ -19,9 +19,10 @@ from streamrnn_onnx.axes import EXPOSED, Layout, Reading, find_readings
 from streamrnn_onnx.config import First, OnnxConfig
 from streamrnn_onnx.constants import ELEMENTS_MAX
 from streamrnn_onnx.graph import KNOWN_TYPES, Graph, Port, shown, title
+from streamrnn_onnx.hidden import find_hidden
 from streamrnn_onnx.pairing import Pair, Problem, pair_states
 from streamrnn_onnx.recurrent import Cells, unfit
-from streamrnn_onnx.surgery import expose, find_hidden
+from streamrnn_onnx.surgery import expose
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,7 +86,9 @@ def plan_model(config: OnnxConfig, given: Mapping[str, TensorSpec], graph: Graph
                 problems.append(((), f"{error}; {_FORGET}"))
     if problems:
         raise OptionError(*problems)
-    return _Planner(config, given, graph, [*pairs, *exposed]).plan(original, changes, forgets, unused)
+    loops = [title(cells.nodes[one.number]) for one in hidden if exposed and one.begins]
+    planner = _Planner(config, given, graph, [*pairs, *exposed], loops)
+    return planner.plan(original, changes, forgets, unused)
 
 
 _FORGET = "write hidden_state: forget if it is meant to"
@@ -119,9 +122,15 @@ class _Planner:
     """The rest of the plan, once it is known which inputs are state."""
 
     def __init__(
-        self, config: OnnxConfig, given: Mapping[str, TensorSpec], graph: Graph, pairs: Sequence[Pair]
+        self,
+        config: OnnxConfig,
+        given: Mapping[str, TensorSpec],
+        graph: Graph,
+        pairs: Sequence[Pair],
+        loops: Sequence[str],
     ) -> None:
         self.config, self.given, self.graph, self.pairs = config, given, graph, pairs
+        self.loops = loops
         self.problems: list[Problem] = []
 
     def plan(
@@ -139,6 +148,8 @@ class _Planner:
         if not self.problems:
             found, problems = find_readings(config, data, self.pairs, widths)
             self.problems += problems
+        if self.loops and config.hidden_state is None:
+            found = self._through_time(found)
         for reading in found:
             for layout in (*reading.inputs, *reading.states):
                 if prod(layout.shape) > ELEMENTS_MAX:
@@ -181,9 +192,23 @@ class _Planner:
             elif isinstance(options.init, list):
                 self._check_init(options.init, layout, (*path, "init"))
 
+    def _through_time(self, readings: Sequence[Reading]) -> list[Reading]:
+        """The readings that can show that a loop's steps are events, and not a computation within one."""
+        kept = [reading for reading in readings if reading.has_steps]
+        if readings and not kept:
+            text = (
+                f"{self.loops[0]} begins with constants in every call, and no input has a free axis of "
+                "steps that could show whether its steps are events; write hidden_state: forget if an event "
+                "is all of them, expose if it goes on where the key's last event ended"
+            )
+            self.problems.append(((), text))
+        return kept
+
     def _check_one_step(self, reading: Reading) -> None:
         """An event of several steps is a window, or a part of a stream: only the first forgets rightly."""
         for layout in reading.inputs:
+            if layout.steps is not None and not self.config.constants:
+                continue  # that its steps are events is seen when the model is loaded
             given = self.given.get(layout.port.name)
             several = sum(size > 1 for size in layout.shape) > 1
             open_steps = layout.steps is None and any(

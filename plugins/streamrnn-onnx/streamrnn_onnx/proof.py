@@ -17,6 +17,7 @@ from streamrnn.errors import ModelError
 from streamrnn_onnx.axes import Layout, Reading
 from streamrnn_onnx.backend import OnnxBackend, to_graph
 from streamrnn_onnx.graph import mixing, shown
+from streamrnn_onnx.loops import LOOPS
 from streamrnn_onnx.plan import Plan, description
 from streamrnn_onnx.recurrent import Cells, attribute
 
@@ -33,6 +34,10 @@ _BOUNDED = ("Tanh", "Sigmoid")
 
 class RefutedError(Exception):
     """What a reading claims does not hold; the message says what was seen."""
+
+
+class FailedError(RefutedError):
+    """The graph does not run as the reading has it."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,10 @@ class Prover:
         if plan.unused:
             self._check_states_matter(model)
         repeated = any(constant.rows is not None for constant in plan.constants)
-        compared = reading.has_steps and not repeated and not plan.forgets
-        if compared:
+        whole = (reading.has_steps or self.original is not None) and not repeated and not plan.forgets
+        if whole:
             self._check_steps(model, proven)
-        return Proven(plan, outputs, self._may_scan(proven), compared)
+        return Proven(plan, outputs, self._may_scan(proven), whole and reading.has_steps)
 
     def backend(self, proven: Proven) -> OnnxBackend:
         """The model as it will be served, without a fingerprint."""
@@ -120,7 +125,7 @@ class Prover:
         try:
             found = dict(zip(names, self.session.run(names, feeds), strict=True))
         except Exception as error:
-            raise RefutedError(
+            raise FailedError(
                 f"a call of {n} rows and {t} steps fails: {' '.join(str(error).split())[:300]}"
             ) from error
         for pair in plan.pairs:
@@ -187,20 +192,21 @@ class Prover:
         n = model.max_rows or 2
         # Numbers that are scaled by the largest of a call come out otherwise in a longer call.
         tolerance = _QUANTIZED if self.mixes else None
-        x = self._draw(model, n, _STEPS)
+        steps = _STEPS if proven.plan.readings[0].has_steps else 1
+        x = self._draw(model, n, steps)
         for layout in proven.plan.readings[0].inputs:
             if layout.steps is None:
                 x[layout.port.name][:] = x[layout.port.name][:, :1]
         state = self._states(model, n) if self.original is None else _initial(model, n)
         whole, last = self._whole(proven, state, x, n)
-        for k in range(_STEPS):
+        for k in range(steps):
             try:
                 state, y = model.step(state, pick(x, (slice(None), k)))
             except ModelError as error:
                 raise RefutedError(f"a single step fails: {error}") from error
             what = f"step {k + 1} of a sequence is not that step alone"
             for name, layout in proven.outputs.items():
-                if layout.steps is not None or k == _STEPS - 1:
+                if layout.steps is not None or k == steps - 1:
                     at = k if layout.steps is not None else 0
                     _compare(y[name], whole[name][:, at], name, what, tolerance)
         for name, array in last.items():
@@ -220,7 +226,7 @@ class Prover:
                 return whole, last
             return model.outputs_of(self.original, given, n), {}
         except ModelError as error:
-            raise RefutedError(f"a sequence of {_STEPS} steps fails: {error}") from error
+            raise RefutedError(f"a sequence fails: {error}") from error
 
     def _may_scan(self, proven: Proven) -> bool:
         """Whether scan can be offered: it must see at every step whether the state is finite.
@@ -238,6 +244,8 @@ class Prover:
 
 
 def _is_bounded(node: Any) -> bool:
+    if node.op_type in LOOPS:
+        return False
     activations = attribute(node, "activations", [])
     names = [a.decode() if isinstance(a, bytes) else str(a) for a in activations]  # type: ignore[attr-defined]
     return all(name.capitalize() in _BOUNDED for name in names)

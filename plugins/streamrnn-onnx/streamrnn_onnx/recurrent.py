@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from streamrnn_onnx.graph import Graph, all_nodes, inner_reads, title
+from streamrnn_onnx.loops import Carrier, carrier
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -30,7 +31,8 @@ _RESHAPING = {
     *("Unsqueeze", "Concat"),
 }
 """Operators that move numbers about and change none; all but Concat read numbers from their first input."""
-_SIZES = ("Shape", "Size")
+SIZES = ("Shape", "Size")
+"""Operators that ask for sizes alone."""
 
 Slot = tuple[int, str]
 """A recurrent node by its number among them, and the name of its state."""
@@ -38,14 +40,26 @@ Slot = tuple[int, str]
 
 @dataclass(frozen=True)
 class Cells:
-    """The recurrent nodes of a graph, and how values flow to and from them."""
+    """The recurrent nodes of a graph, loops among them, and how values flow to and from them.
+
+    `states` has for each node the places of its states, as `STATES`; `carriers` the loop that it is, if any.
+    """
 
     graph: Graph
     nodes: tuple[NodeProto, ...] = field(init=False)
+    states: tuple[Mapping[str, tuple[int, int]], ...] = field(init=False)
+    carriers: tuple[Carrier | None, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        found = [node for node in all_nodes(self.graph.proto.graph) if node.op_type in STATES]
-        object.__setattr__(self, "nodes", tuple(found))
+        opset = max((o.version for o in self.graph.proto.opset_import if not o.domain), default=0)
+        found: list[tuple[NodeProto, Mapping[str, tuple[int, int]], Carrier | None]] = []
+        for node in all_nodes(self.graph.proto.graph):
+            if node.op_type in STATES:
+                found.append((node, STATES[node.op_type], None))
+            elif (loop := carrier(node, opset)) and (slots := loop.slots()):
+                found.append((node, slots, loop))
+        for place, name in enumerate(("nodes", "states", "carriers")):
+            object.__setattr__(self, name, tuple(each[place] for each in found))
 
     def feeds(self, name: str) -> frozenset[Slot]:
         """The initial states that a value reaches with its numbers unchanged."""
@@ -81,7 +95,7 @@ class Cells:
         while waiting:
             value = waiting.pop()
             node = self._producers.get(value)
-            if node is None or node.op_type in _SIZES:
+            if node is None or node.op_type in SIZES:
                 continue
             fresh = (set(node.input) | inner_reads(node)) - seen
             seen |= fresh
@@ -103,7 +117,7 @@ class Cells:
     def _slots(self, before: bool) -> Mapping[str, set[Slot]]:
         slots: dict[str, set[Slot]] = defaultdict(set)
         for number, node in enumerate(self.nodes):
-            for letter, (place, after) in STATES[node.op_type].items():
+            for letter, (place, after) in self.states[number].items():
                 if value := value_at(node.input, place) if before else value_at(node.output, after):
                     slots[value].add((number, letter))
         return slots

@@ -6,8 +6,8 @@ call ended, and its constant is the state of a key after a reset.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ import numpy as np
 
 from streamrnn_onnx.axes import EXPOSED
 from streamrnn_onnx.config import StateOptions
-from streamrnn_onnx.constants import check_elements, compute
-from streamrnn_onnx.graph import KNOWN_TYPES, Graph, Port, branches, inner_reads, read_graph, title
+from streamrnn_onnx.constants import Beginnings, check_elements
+from streamrnn_onnx.graph import KNOWN_TYPES, Graph, Port, inner_reads, read_graph, title
+from streamrnn_onnx.hidden import Hidden
 from streamrnn_onnx.pairing import Pair
-from streamrnn_onnx.recurrent import SEQUENCE_LENS, STATES, Cells, unfit, value_at
+from streamrnn_onnx.recurrent import STATES, Cells, value_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,57 +27,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Hidden:
-    """A state of a node that no graph input begins; `why` it cannot be exposed, or None.
+class _Tensor:
+    """A state's sizes with None for any number of rows, their axis, ONNX's type, and the first value."""
 
-    `replaced` says that it stands in a branch of an If whose other branch has such a node with a state that
-    is given: what exporters make of "begin with zeros if no state was given".
-    """
-
-    number: int
-    letter: str
-    value: str
-    why: str | None
-    replaced: bool = False
-
-
-def find_hidden(cells: Cells, kept: Collection[str]) -> list[Hidden]:
-    """What begins anew in every call; `kept` are the graph inputs that are state, or may be."""
-    outer = {id(node) for node in cells.graph.proto.graph.node}
-    found = []
-    for number, node in enumerate(cells.nodes):
-        for letter, (place, after) in STATES[node.op_type].items():
-            value = value_at(node.input, place)
-            decided_by = cells.depends_on(value) if value else set()
-            if decided_by.isdisjoint(kept):
-                inner = id(node) not in outer
-                why = _obstacle(node, decided_by, inner)
-                if not why and "h" not in STATES[node.op_type] and not cells.graph.output(node.output[after]):
-                    why = f"{title(node)} keeps its state to itself; export it as an output"
-                found.append(Hidden(number, letter, value, why))
-    return _with_replaced(cells, found)
-
-
-def _with_replaced(cells: Cells, hidden: Sequence[Hidden]) -> list[Hidden]:
-    paths = branches(cells.graph.proto.graph)
-    own = [paths[id(node)] for node in cells.nodes]
-    numbers = {one.number for one in hidden}
-    carried = {branch for number, path in enumerate(own) if number not in numbers for branch in path}
-    return [
-        replace(one, replaced=any(a == b and x != y for a, x in own[one.number] for b, y in carried))
-        for one in hidden
-    ]
-
-
-def _obstacle(node: NodeProto, decided_by: Collection[str], inner: bool) -> str | None:
-    if decided_by:
-        names = ", ".join(sorted(decided_by))
-        return f"{title(node)} computes its initial state from {names}, anew with every event"
-    if inner:
-        return f"{title(node)} is inside an If, Loop or Scan"
-    if "h" in STATES[node.op_type] and value_at(node.input, SEQUENCE_LENS):
-        return f"{title(node)} is given sequence lengths"
-    return unfit(node)
+    sizes: tuple[int | None, ...]
+    rows: int
+    element: int
+    initial: NDArray[Any]
 
 
 def expose(graph: Graph, cells: Cells, hidden: Sequence[Hidden]) -> tuple[Graph, list[Pair], list[str]]:
@@ -91,22 +48,54 @@ def expose(graph: Graph, cells: Cells, hidden: Sequence[Hidden]) -> tuple[Graph,
     own = {id(node): place for place, node in enumerate(graph.proto.graph.node)}
     taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
     taken |= {value.name for value in (*model.graph.input, *model.graph.output)}
-    made, changes = list[tuple[str, str, Any]](), list[str]()
+    beginnings = Beginnings(graph, cells)
+    made, changes = list[tuple[str, str, _Tensor]](), list[str]()
     for one in hidden:
         old = cells.nodes[one.number]
         node = model.graph.node[own[id(old)]]
         name = _unused(f"{node.name or f'{node.op_type.lower()}{one.number}'}.{one.letter}", taken)
-        place, out = STATES[node.op_type][one.letter]
+        place, out = cells.states[one.number][one.letter]
         _set(node.input, place, name)
         after = value_at(node.output, out) or _unused(f"{name}.next", taken)
         _set(node.output, out, after)
-        sizes, element = _sizes_and_type(model.graph, node, graph.output(after))
-        _add(model.graph, name, after, sizes, element)
-        made.append((name, after, _initial(graph, cells, one, sizes, element)))
+        if one.begins is None:
+            tensor = _of_node(model.graph, graph, node, one, beginnings)
+        else:
+            tensor = _of_variable(one, title(old))
+        _add(model.graph, name, after, tensor)
+        made.append((name, after, tensor))
         changes.append(f"{one.letter} of {title(old)} begins as the input '{name}' and ends as an output")
     _prune(model.graph)
     exposed = read_graph(model)
     return exposed, [_pair(exposed, *names) for names in made], changes
+
+
+def _of_variable(one: Hidden, where: str) -> _Tensor:
+    import onnx
+
+    assert one.begins is not None
+    (axis,) = one.begins.row_axes
+    row = one.begins.row(axis)
+    if row is None:
+        shape = one.begins.value.shape
+        raise ValueError(f"{where} begins with a variable {shape} that differs from row to row")
+    element = onnx.helper.np_dtype_to_tensor_dtype(row.dtype)
+    return _Tensor(one.begins.sizes, axis, element, row)
+
+
+def _of_node(made: GraphProto, graph: Graph, node: NodeProto, one: Hidden, beginnings: Beginnings) -> _Tensor:
+    after = graph.output(value_at(node.output, STATES[node.op_type][one.letter][1]))
+    sizes, element = _sizes_and_type(made, node, after)
+    axis, known = sizes.index(None), [size for size in sizes if size is not None]
+    if not one.value:
+        check_elements(prod(known), f"{one.letter} of {title(node)}")
+        return _Tensor(sizes, axis, element, np.zeros(known, KNOWN_TYPES.get(element, "float32")))
+    begins = beginnings.of(one.value)
+    row = begins.row(axis) if len(begins.sizes) == len(sizes) and begins.free in ([], [axis]) else None
+    if row is None:
+        shape = begins.value.shape
+        raise ValueError(f"{title(node)} begins with a state {shape} that differs from row to row")
+    return _Tensor(sizes, axis, element, row)
 
 
 def _prune(graph: GraphProto) -> None:
@@ -126,15 +115,15 @@ def _prune(graph: GraphProto) -> None:
         graph.node.extend(kept)
 
 
-def _pair(graph: Graph, name: str, after: str, initial: Any) -> Pair:
+def _pair(graph: Graph, name: str, after: str, tensor: _Tensor) -> Pair:
     before, output = graph.input(name), graph.output(after)
     assert before is not None, name
     assert output is not None, after
     options = StateOptions(
         input=name,
         output=after,
-        batch_axis=(before.dims or ()).index(None),
-        init=np.asarray(initial, np.float64).tolist() if np.any(initial) else "zeros",
+        batch_axis=tensor.rows,
+        init=np.asarray(tensor.initial, np.float64).tolist() if np.any(tensor.initial) else "zeros",
     )
     return Pair(before, output, EXPOSED, options)
 
@@ -170,24 +159,9 @@ def _sizes_and_type(
     return (1, None, size), 1
 
 
-def _add(graph: GraphProto, before: str, after: str, sizes: Sequence[int | None], element: int) -> None:
+def _add(graph: GraphProto, before: str, after: str, tensor: _Tensor) -> None:
     import onnx
 
-    graph.input.append(onnx.helper.make_tensor_value_info(before, element, sizes))
+    graph.input.append(onnx.helper.make_tensor_value_info(before, tensor.element, tensor.sizes))
     if after not in {value.name for value in graph.output}:
-        graph.output.append(onnx.helper.make_tensor_value_info(after, element, sizes))
-
-
-def _initial(
-    graph: Graph, cells: Cells, one: Hidden, sizes: Sequence[int | None], element: int
-) -> NDArray[Any]:
-    """The constant that a node begins with, without the axis of the rows."""
-    axis, node = sizes.index(None), cells.nodes[one.number]
-    if not one.value:
-        check_elements(prod(size for size in sizes if size is not None), f"{one.letter} of {title(node)}")
-        return np.zeros([size for size in sizes if size is not None], KNOWN_TYPES.get(element, "float32"))
-    value = compute(graph, cells, one.value)
-    rows: NDArray[Any] = np.moveaxis(value, axis, 0) if value.ndim == len(sizes) else value
-    if value.ndim != len(sizes) or not (rows == rows[:1]).all():
-        raise ValueError(f"{title(node)} begins with a state {value.shape} that differs from row to row")
-    return np.asarray(rows[0])
+        graph.output.append(onnx.helper.make_tensor_value_info(after, tensor.element, tensor.sizes))

@@ -24,6 +24,8 @@ from streamrnn.testing import quiet_context, run_pipeline
 
 PAGE = Path(__file__).parents[3] / "docs" / "onnx_zoo.md"
 STEPS, RESET_AT = 17, 9
+CUTS = ((0, (0, STEPS)), (1, (0, RESET_AT, STEPS)))
+"""Each key with where its sequences begin and end."""
 Arrays = dict[str, Any]
 
 
@@ -33,7 +35,8 @@ class Specimen:
 
     `whole` answers one key's inputs [t, width] from a fresh state with the outputs [t, ...]: it is what the
     graph was exported from, or runs the file itself over the whole sequence. `refused` is a part of the
-    reason that must be given; empty for a graph that must be wired. `vocab` makes inputs indices.
+    reason that must be given; empty for a graph that must be wired. `vocab` makes inputs indices; `silent`
+    makes every fourth event nothing but zeros.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Specimen:
     options: dict[str, Any] = field(default_factory=dict)
     refused: str = ""
     vocab: int = 0
+    silent: bool = False
     tolerance: float = 1e-4
 
 
@@ -62,7 +66,7 @@ def check(specimen: Specimen) -> Result:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         onnx.save_model(specimen.model, folder / "m.onnx")
-        x = _draw(specimen)
+        x = draw(specimen.widths, specimen.vocab, specimen.silent)
         try:
             outputs, rejected = run_pipeline(
                 _pipeline(specimen), list(_events(specimen, x)), context=quiet_context(base_dir=folder)
@@ -84,18 +88,18 @@ def _refused(specimen: Specimen, error: Exception) -> Result:
     return Result(specimen, text, "refused", "" if expected else f"refused: {text}")
 
 
-def _draw(specimen: Specimen) -> list[Arrays]:
-    """Inputs [t, width] of each of two keys."""
+def draw(widths: dict[str, int], vocab: int, silent: bool = False) -> list[Arrays]:
+    """Inputs [t, width] of each of two keys; see `Specimen`."""
     rng = np.random.default_rng(5)
-    if specimen.vocab:
-        return [
-            {name: rng.integers(0, specimen.vocab, (STEPS, width)) for name, width in specimen.widths.items()}
-            for _ in range(2)
-        ]
-    return [
-        {name: rng.normal(size=(STEPS, width)).astype(np.float32) for name, width in specimen.widths.items()}
-        for _ in range(2)
-    ]
+
+    def one(width: int) -> Any:
+        if vocab:
+            return rng.integers(0, vocab, (STEPS, width))
+        x = rng.normal(size=(STEPS, width)).astype(np.float32)
+        x[3 :: 4 if silent else STEPS] *= not silent
+        return x
+
+    return [{name: one(width) for name, width in widths.items()} for _ in range(2)]
 
 
 def _pipeline(specimen: Specimen) -> str:
@@ -113,7 +117,8 @@ def _pipeline(specimen: Specimen) -> str:
         "decode": {"type": "jsonl"},
         "event": {"key": "key", "inputs": inputs},
         "reset": [{"type": "on_value", "field": "fresh", "equals": True}],
-        "model": {"type": "onnx", "path": "m.onnx", **options},
+        # Long enough for a machine that does much else.
+        "model": {"type": "onnx", "path": "m.onnx", "first_step_s": 60, **options},
         "encode": {"type": "jsonl", "include": ["key"]},
         "sink": {"type": "stdout"},
         "limits": {"max_batch_events": 7},
@@ -137,7 +142,7 @@ def _events(specimen: Specimen, x: list[Arrays]) -> Iterator[dict[str, Any]]:
 
 def _difference(specimen: Specimen, x: list[Arrays], outputs: list[dict[str, Any]]) -> str:
     assert specimen.whole is not None, specimen.name
-    for key, cuts in ((0, [0, STEPS]), (1, [0, RESET_AT, STEPS])):
+    for key, cuts in CUTS:
         own = [out for out in outputs if out["key"] == key]
         parts = [
             specimen.whole({name: array[a:b] for name, array in x[key].items()}) for a, b in pairwise(cuts)
@@ -174,9 +179,12 @@ def _understood(specimen: Specimen, folder: Path) -> str:
 def specimens() -> list[Specimen]:
     """All of them, in the order of the page."""
     import onnx_zoo_hand
+    import onnx_zoo_keras
+    import onnx_zoo_loops
     import onnx_zoo_torch
 
-    return [*onnx_zoo_torch.specimens(), *onnx_zoo_hand.specimens()]
+    parts = onnx_zoo_torch, onnx_zoo_keras, onnx_zoo_hand, onnx_zoo_loops
+    return [specimen for part in parts for specimen in part.specimens()]
 
 
 def page(results: list[Result]) -> str:

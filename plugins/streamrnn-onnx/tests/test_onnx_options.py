@@ -1,17 +1,33 @@
 """Options that do not fit the graph: told all at once, each where it stands, with the way out."""
 
+import re
+
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx_graphs import cell, saved
+from click.testing import CliRunner
+from onnx import TensorProto, helper
+from onnx_graphs import cell, info, model, saved
 from streamrnn_onnx import OnnxConfig
 from streamrnn_onnx.loading import build, describe
 
 from streamrnn.backend import FirstInput, TensorSpec
+from streamrnn.cli.lint import command as lint
 from streamrnn.context import Context
 from streamrnn.errors import OptionError
 
 X = {"x": TensorSpec("x", (5,), "float64")}
+PIPELINE = """
+source: {type: stdin}
+decode: {type: jsonl}
+event: {key: k, inputs: {x: [{fields: [a, b, c, d, e]}]}}
+model:
+  type: onnx
+  path: m.onnx
+  %s
+encode: {type: jsonl}
+sink: {type: stdout}
+"""
 
 
 def problems(folder, made, given=X, **options):
@@ -61,6 +77,31 @@ def test_the_way_out_names_what_is_known(tmp_path):
     assert "outputs out of y (float32 [T, B, 4]), hn (float32 [1, B, 4])" in found[""]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("h:0", "31", "Identity_1:0", "Identity_2:0"), ("null", "on", "a.b", "~"), ("h", "c", "1e3", "0x1F")],
+)
+def test_the_state_of_a_message_can_be_pasted_into_yaml(names, tmp_path):
+    h, c, new_h, new_c = names
+    states = [info(name, "B", 5) for name in names]
+    adds = [
+        helper.make_node("Add", ["x", h], [new_h]),
+        helper.make_node("Mul", ["x", c], [new_c]),
+        helper.make_node("Cast", [new_h], ["y"], to=TensorProto.DOUBLE),
+    ]
+    y = info("y", "B", 5, kind=TensorProto.DOUBLE)
+    made = model(adds, [info("x", "B", 5), *states[:2]], [y, *states[2:]])
+    (message,) = problems(tmp_path, made, given=X).values()
+    written = re.search(r"in the order of the inputs, write (state: \[.*\]); the outputs", message).group(1)
+    file = tmp_path / "p.yaml"
+    file.write_text(PIPELINE % written)
+    result = CliRunner().invoke(lint, ["--explain", str(file)])
+    assert result.exit_code == 0, result.exception
+    lines = [" ".join(line.split()) for line in result.output.splitlines()]
+    for before, after in ((h, new_h), (c, new_c)):
+        assert any(line.startswith(f"state {before} -> {after} ") and "as written" in line for line in lines)
+
+
 def test_an_input_of_another_name_is_told_by_the_pipeline(tmp_path):
     saved(tmp_path, cell("GRU"))
     given = {"xx": TensorSpec("xx", (5,), "float64")}
@@ -98,9 +139,6 @@ def test_told_to_forget_it_answers_every_event_by_itself(tmp_path):
 
 
 def test_axes_that_two_readings_allow_must_be_written(tmp_path):
-    from onnx import helper
-    from onnx_graphs import info, model
-
     tanh = [helper.make_node("Tanh", ["x"], ["y"])]
     saved(tmp_path, model(tanh, [info("x", "p", "q", 5)], [info("y", "p", "q", 5)]))
     config = OnnxConfig(path="m.onnx")

@@ -87,7 +87,8 @@ def test_a_core_with_either_gives_the_same_bits(tmp_path: Path, seed: int) -> No
         model = LoadedModel(config, given, Context(base_dir=tmp_path))
         backend = TorchLayers(model, config, own_slab)
         backend.open()
-        limits = Limits(max_keys=6, max_state_norm=2.5 if seed % 2 else None)
+        guard = ("keep_previous", "reset", "quarantine")[seed % 3]
+        limits = Limits(max_keys=6, max_state_norm=2.5 if seed % 2 else None, guard=guard)
         cores.append(Core(backend, [Every("every", "initial", "after", 7)], limits=limits))
     x = rng.standard_normal((400, *given["x"].shape)).astype(np.float32)
     x[rng.random(400) < 0.02] = np.inf
