@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 from test_core_equals_definition import answers_of, by_core, by_definition, held, row_of, rows_by_key
-from toys import MemoryCold, Toy, make_case
+from toys import ORIGIN, MemoryCold, Toy, batch, make_case
 
 from streamrnn import cold as cold_module
 from streamrnn.cold import LmdbStore
+from streamrnn.commit.control import chosen
 from streamrnn.core import Core
 from streamrnn.errors import StateError
 from streamrnn.events import Mark
@@ -167,6 +168,25 @@ def test_lmdb_does_what_dicts_do(seed, tmp_path):
             assert found == expected
         for snapshot in before:
             snapshot.close()
+
+
+def test_a_command_finds_keys_that_are_cold():
+    case = case_of(0)
+    case.limits, case.rules = replace(case.limits, max_keys=100, idle=None, max_ahead=None), []
+    core = tiered(case)
+    names = [f"k{i}" for i in range(40)]
+    held = [((name, 0, (1, 1), None, None), "s") for name in names]
+    for start in range(0, 40, 2):
+        core.process(batch(held[start : start + 2]))
+    assert len(core.store.keys.index) <= 4
+    assert chosen(core, {"keys": ["k1", "k1", "nobody", "k39"]}) == ["k1", "k39"]
+    assert sorted(chosen(core, {"glob": "k?"})) == names[:10]
+    core.mark(Mark("control", ORIGIN, glob="k1*"))
+    again = core.process(batch(held))
+    assert [name for name, steps in zip(names, again.steps.tolist(), strict=True) if steps == 1] == [
+        "k1",
+        *names[10:20],
+    ]
 
 
 def test_rows_stay_as_few_as_hot_keys(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from streamrnn.core.frozen import Frozen
 from streamrnn.core.keys import KeyTable
 from streamrnn.core.slab import HostSlab
 from streamrnn.core.tiers import Tiers
+from streamrnn.globs import matches
 from streamrnn.limits import CONTROL, EXPIRED, INITIAL, Limits, cause_names, guard_bit
 
 if TYPE_CHECKING:
@@ -167,6 +169,25 @@ class Store:
         self.columns["pending"][rows] = causes
         self.columns["fresh"][rows] = fresh
         self.columns["steps"][rows] = 0
+
+    def live(self, glob: str) -> list[str]:
+        """The live keys that a pattern means, in one pass over all of them."""
+        names, match = self.keys.names, matches(glob).fullmatch
+        keys = (names.key(row) for row in range(len(names)))
+        cold = () if self.tiers is None else self.tiers.names()
+        return [key for key in chain(keys, cold) if key is not None and match(key)]
+
+    def among(self, keys: Sequence[str]) -> list[str]:
+        """Which of some different keys are live; the last of them have rows."""
+        found: list[str] = []
+        some = len(keys) if self.tiers is None else self.tiers.most_events
+        for start in range(0, len(keys), max(1, some)):
+            part = keys[start : start + some]
+            if self.tiers is not None:
+                self.tiers.warm(part)
+            rows = self.keys.index.find(part).tolist()
+            found += [key for key, row in zip(part, rows, strict=True) if row >= 0]
+        return found
 
     def reset_keys(self, keys: Sequence[str] | None, bits: int) -> None:
         """Reset some keys, or all of them, outside of time: it counts from the next event of each."""

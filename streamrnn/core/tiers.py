@@ -101,6 +101,12 @@ class Tiers:
             hashes.append(hashes_of(packs.keys))
         return np.concatenate(sequences), np.concatenate(hashes)
 
+    def names(self) -> Iterator[str]:
+        """The cold keys."""
+        cold = Changes(self.cold.snapshot(), None, self.numbers[:0], self._packing.unpack)
+        for packs in cold.packs(4096):
+            yield from (key.decode() for key in packs.keys)
+
     def freeze(self, base: bool) -> Changes:
         """What a segment of this moment holds beside rows; what changes from now on is owed to the next."""
         owed = None if base else np.unique(np.concatenate([*self._owed, np.zeros(0, np.int64)])).tolist()

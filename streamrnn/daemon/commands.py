@@ -77,6 +77,7 @@ def look(pipeline: Pipeline, spec: PipelineSpec, key: str, partition: str | None
 def _states(core: Core, partition: str, spec: PipelineSpec, key: str) -> KeyStates | None:
     """One row, as a commit would have it."""
     store = core.store
+    store.among([key])  # from the disk into a row, if that is where it is
     row = store.keys.index.get(key)
     if row < 0:
         return None
