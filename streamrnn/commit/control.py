@@ -8,7 +8,7 @@ look whether the manifest it goes on from knows the line already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,9 +113,7 @@ def chosen(core: Core, reset: Mapping[str, Any]) -> list[str] | None:
         return None
     if "glob" in reset:
         return core.keys_like(reset["glob"])
-    keys: Sequence[str] = list(dict.fromkeys(reset["keys"]))
-    found = core.store.keys.index.find(keys)
-    return [key for key, row in zip(keys, found.tolist(), strict=True) if row >= 0]
+    return core.store.alive(list(dict.fromkeys(reset["keys"])))
 
 
 def apply_reset(shards: Shards, reset: Mapping[str, Any], heed: Callable[[Core, Mark], object]) -> int:

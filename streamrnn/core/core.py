@@ -110,9 +110,8 @@ class Core:
 
     def keys_like(self, glob: str) -> list[str]:
         """The live keys that a pattern means, in one pass over all of them."""
-        names, match = self.store.keys.names, matches(glob).fullmatch
-        live = (names.key(row) for row in range(len(names)))
-        return [key for key in live if key is not None and match(key)]
+        match = matches(glob).fullmatch
+        return [key for key in self.store.each_key() if match(key)]
 
     def heeds(self, mark: Mark) -> bool:
         """Whether a mark means anything to it."""

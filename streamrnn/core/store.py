@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -173,19 +173,38 @@ class Store:
         if keys is None:
             self.epochs[bits] = self.epoch + 1
             return
+        for _, found in self._found(keys):
+            rows = np.unique(found[found >= 0])
+            self.reset(rows, self.columns["pending"][rows] | bits, np.full(len(rows), INITIAL, np.int8))
+            self.columns["reset_known"][rows] = False
+            if bits & CONTROL:
+                self.columns["quarantined"][rows] = 0
+
+    def alive(self, keys: Sequence[str]) -> list[str]:
+        """Those of the keys that have a state, wherever it lies."""
+        return [
+            key
+            for part, rows in self._found(keys)
+            for key, row in zip(part, rows.tolist(), strict=True)
+            if row >= 0
+        ]
+
+    def each_key(self) -> Iterator[str]:
+        """All keys that have a state, wherever it lies; nothing may change meanwhile."""
+        for row in range(len(self.keys.names)):
+            if (key := self.keys.names.key(row)) is not None:
+                yield key
+        if self.tiers is not None:
+            yield from self.tiers.each_key()
+
+    def _found(self, keys: Sequence[str]) -> Iterator[tuple[Sequence[str], IntArray]]:
+        """The rows of keys, -1 where one has none, so many at a time as have rows at the same time."""
         some = len(keys) if self.tiers is None else self.tiers.most_events
         for start in range(0, len(keys), max(1, some)):
-            self._reset_some(keys[start : start + some], bits)
-
-    def _reset_some(self, keys: Sequence[str], bits: int) -> None:
-        if self.tiers is not None:
-            self.tiers.warm(keys)
-        rows = np.unique(self.keys.index.find(keys))
-        rows = rows[rows >= 0]
-        self.reset(rows, self.columns["pending"][rows] | bits, np.full(len(rows), INITIAL, np.int8))
-        self.columns["reset_known"][rows] = False
-        if bits & CONTROL:
-            self.columns["quarantined"][rows] = 0
+            part = keys[start : start + some]
+            if self.tiers is not None:
+                self.tiers.warm(part)
+            yield part, self.keys.index.find(part)
 
     def punish(self, keys: Sequence[str]) -> None:
         """Do to keys what `limits.guard` says, once the guard has refused an event of each."""
