@@ -27,12 +27,15 @@ SPANS = [
     ("Pacific/Apia", "2011-12-28", 5, 900),  # a day that never was
     ("Europe/Berlin", "1893-03-30", 4, 1),  # a local time until then
     ("Africa/Monrovia", "1972-01-05", 3, 1),
+    ("Pacific/Kwajalein", "1969-09-28", 4, 900),  # back by 23 hours
+    ("Pacific/Kwajalein", "1993-08-19", 4, 900),  # another day that never was
     ("UTC", "1969-12-30", 4, 900),
 ]
 PERIODS = [
     ("hour", 0, 0),
     ("day", 0, 0),
     ("day", 9_000, 0),
+    ("day", 79_200, 0),
     ("week", 3_600, 0),
     ("week", 0, 6),
     ("month", 0, 0),
