@@ -22,9 +22,10 @@ from streamrnn.core.wrap import Chunked, WithContext
 from streamrnn.errors import ConfigError, ModelError, OptionError
 from streamrnn.event import EventStage, Reading, TimeReading
 from streamrnn.limits import Elapsed, Limits
+from streamrnn.line import Parts
 from streamrnn.order.policy import Policy
 from streamrnn.order.waiting import Waiting
-from streamrnn.pipeline import Parts, Pipeline
+from streamrnn.pipeline import Pipeline
 from streamrnn.rejects import RejectFile, RejectLog
 
 if TYPE_CHECKING:

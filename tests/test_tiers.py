@@ -198,6 +198,26 @@ def test_rows_stay_as_few_as_hot_keys(tmp_path):
     assert core.store.columns.capacity == 4
 
 
+def test_cold_keys_are_meant_by_patterns_and_by_name():
+    went_cold = 0
+    for seed in range(40):
+        case = case_of(seed)
+        cores = [tiered(case), Core(Toy(), case.rules, case.elapsed, case.limits)]
+        for core in cores:
+            served(core, case, None)
+        went_cold += len(cores[0].store.tiers.cold) > 0
+        for glob in ("*", "?", "*1*", "nobody"):
+            first, second = (sorted(core.keys_like(glob)) for core in cores)
+            assert first == second, (seed, glob)
+        asked = [*keys_of(case), "nobody"]
+        assert cores[0].store.alive(asked) == cores[1].store.alive(asked), seed
+    assert went_cold > 3
+
+
+def keys_of(case):
+    return sorted({key for item in case.batches(None) if not isinstance(item, Mark) for key in item.keys})
+
+
 def test_nothing_piles_up_that_no_commit_will_ask_for():
     case = case_of(3)
     core, _ = served(tiered(case), case, random.Random(0))

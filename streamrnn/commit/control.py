@@ -112,8 +112,8 @@ def chosen(core: Core, reset: Mapping[str, Any]) -> list[str] | None:
     if reset.get("all"):
         return None
     if "glob" in reset:
-        return core.store.live(reset["glob"])
-    return core.store.among(list(dict.fromkeys(reset["keys"])))
+        return core.keys_like(reset["glob"])
+    return core.store.alive(list(dict.fromkeys(reset["keys"])))
 
 
 def apply_reset(shards: Shards, reset: Mapping[str, Any], heed: Callable[[Core, Mark], object]) -> int:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from streamrnn.config.spec import Chosen, PipelineSpec
     from streamrnn.context import Context
-    from streamrnn.pipeline import Committer, Parts, Pipeline
+    from streamrnn.line import Parts
+    from streamrnn.pipeline import Committer, Pipeline
     from streamrnn.registry import Registry
 
 

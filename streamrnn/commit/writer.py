@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from streamrnn.core import Core
     from streamrnn.core.frozen import Frozen
     from streamrnn.core.segment import Chunks
-    from streamrnn.pipeline import Parts
+    from streamrnn.line import Parts
     from streamrnn.watch import Watch
 
 _T = TypeVar("_T")

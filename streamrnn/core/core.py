@@ -20,6 +20,7 @@ from streamrnn.core.single import SingleServer
 from streamrnn.core.store import Store
 from streamrnn.errors import ModelError
 from streamrnn.events import Batch, Outputs
+from streamrnn.globs import matches
 from streamrnn.limits import CONTROL, EXPIRED, MAX_RULES, Elapsed, Limits
 from streamrnn.values import canonical_column
 
@@ -105,7 +106,12 @@ class Core:
     def mark(self, mark: Mark) -> None:
         """Between batches: the end of a source or a control message, for the keys it names or for all."""
         if bits := self._bits(mark):
-            self.store.reset_keys(mark.keys if mark.glob is None else self.store.live(mark.glob), bits)
+            self.store.reset_keys(mark.keys if mark.glob is None else self.keys_like(mark.glob), bits)
+
+    def keys_like(self, glob: str) -> list[str]:
+        """The live keys that a pattern means, in one pass over all of them."""
+        match = matches(glob).fullmatch
+        return [key for key in self.store.each_key() if match(key)]
 
     def heeds(self, mark: Mark) -> bool:
         """Whether a mark means anything to it."""

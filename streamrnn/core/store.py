@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from streamrnn.core.frozen import Frozen
 from streamrnn.core.keys import KeyTable
 from streamrnn.core.slab import HostSlab
 from streamrnn.core.tiers import Tiers
-from streamrnn.globs import matches
 from streamrnn.limits import CONTROL, EXPIRED, INITIAL, Limits, cause_names, guard_bit
 
 if TYPE_CHECKING:
@@ -170,43 +168,43 @@ class Store:
         self.columns["fresh"][rows] = fresh
         self.columns["steps"][rows] = 0
 
-    def live(self, glob: str) -> list[str]:
-        """The live keys that a pattern means, in one pass over all of them."""
-        names, match = self.keys.names, matches(glob).fullmatch
-        keys = (names.key(row) for row in range(len(names)))
-        cold = () if self.tiers is None else self.tiers.names()
-        return [key for key in chain(keys, cold) if key is not None and match(key)]
-
-    def among(self, keys: Sequence[str]) -> list[str]:
-        """Which of some different keys are live; the last of them have rows."""
-        found: list[str] = []
-        some = len(keys) if self.tiers is None else self.tiers.most_events
-        for start in range(0, len(keys), max(1, some)):
-            part = keys[start : start + some]
-            if self.tiers is not None:
-                self.tiers.warm(part)
-            rows = self.keys.index.find(part).tolist()
-            found += [key for key, row in zip(part, rows, strict=True) if row >= 0]
-        return found
-
     def reset_keys(self, keys: Sequence[str] | None, bits: int) -> None:
         """Reset some keys, or all of them, outside of time: it counts from the next event of each."""
         if keys is None:
             self.epochs[bits] = self.epoch + 1
             return
+        for _, found in self._found(keys):
+            rows = np.unique(found[found >= 0])
+            self.reset(rows, self.columns["pending"][rows] | bits, np.full(len(rows), INITIAL, np.int8))
+            self.columns["reset_known"][rows] = False
+            if bits & CONTROL:
+                self.columns["quarantined"][rows] = 0
+
+    def alive(self, keys: Sequence[str]) -> list[str]:
+        """Those of the keys that have a state, wherever it lies."""
+        return [
+            key
+            for part, rows in self._found(keys)
+            for key, row in zip(part, rows.tolist(), strict=True)
+            if row >= 0
+        ]
+
+    def each_key(self) -> Iterator[str]:
+        """All keys that have a state, wherever it lies; nothing may change meanwhile."""
+        for row in range(len(self.keys.names)):
+            if (key := self.keys.names.key(row)) is not None:
+                yield key
+        if self.tiers is not None:
+            yield from self.tiers.each_key()
+
+    def _found(self, keys: Sequence[str]) -> Iterator[tuple[Sequence[str], IntArray]]:
+        """The rows of keys, -1 where one has none, so many at a time as have rows at the same time."""
         some = len(keys) if self.tiers is None else self.tiers.most_events
         for start in range(0, len(keys), max(1, some)):
-            self._reset_some(keys[start : start + some], bits)
-
-    def _reset_some(self, keys: Sequence[str], bits: int) -> None:
-        if self.tiers is not None:
-            self.tiers.warm(keys)
-        rows = np.unique(self.keys.index.find(keys))
-        rows = rows[rows >= 0]
-        self.reset(rows, self.columns["pending"][rows] | bits, np.full(len(rows), INITIAL, np.int8))
-        self.columns["reset_known"][rows] = False
-        if bits & CONTROL:
-            self.columns["quarantined"][rows] = 0
+            part = keys[start : start + some]
+            if self.tiers is not None:
+                self.tiers.warm(part)
+            yield part, self.keys.index.find(part)
 
     def punish(self, keys: Sequence[str]) -> None:
         """Do to keys what `limits.guard` says, once the guard has refused an event of each."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from streamrnn.events import Array, BoolArray, IntArray
 
 _NONE = -1
+_SOME = 4096
 
 
 class Tiers:
@@ -76,6 +77,14 @@ class Tiers:
             table.look_again()
         self._lay(found)
 
+    def each_key(self) -> Iterator[str]:
+        """The keys that are cold."""
+        snapshot = self.cold.snapshot()
+        for values in snapshot.each(None, _SOME):
+            for key in self._packing.unpack(values).keys:
+                yield key.decode()
+        snapshot.close()
+
     def number(self, taken: IntArray) -> None:
         """Rows that were taken by new keys get numbers; one that was taken from another key keeps its."""
         rows = taken[self.numbers[taken] == _NONE]
@@ -94,18 +103,12 @@ class Tiers:
         """Forget cold keys whose time lies before `time`: their last events and the hashes of their keys."""
         sequences, hashes = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
         idle = self.cold.before(time)
-        for start in range(0, len(idle), 4096):
-            packs = self._packing.unpack(self.cold.pop_at(idle[start : start + 4096]))
+        for start in range(0, len(idle), _SOME):
+            packs = self._packing.unpack(self.cold.pop_at(idle[start : start + _SOME]))
             self._forget(packs.numbers)
             sequences.append(packs.columns["sequence"])
             hashes.append(hashes_of(packs.keys))
         return np.concatenate(sequences), np.concatenate(hashes)
-
-    def names(self) -> Iterator[str]:
-        """The cold keys."""
-        cold = Changes(self.cold.snapshot(), None, self.numbers[:0], self._packing.unpack)
-        for packs in cold.packs(4096):
-            yield from (key.decode() for key in packs.keys)
 
     def freeze(self, base: bool) -> Changes:
         """What a segment of this moment holds beside rows; what changes from now on is owed to the next."""
@@ -139,8 +142,8 @@ class Tiers:
         where = np.zeros(0, np.int64) if self._where is None else self._where
         self.count, self._free, self._where = len(where), np.flatnonzero(where == 0).tolist(), None
         newest = self.cold.ends(self.hot // 2, newest=True)
-        for start in range(0, len(newest), 4096):
-            self._lay(self.cold.pop_at(newest[start : start + 4096]))
+        for start in range(0, len(newest), _SOME):
+            self._lay(self.cold.pop_at(newest[start : start + _SOME]))
         self._freed, self._owed, self._is_saved = [], [], True
 
     def _cool(self, count: int, but: IntArray) -> None:

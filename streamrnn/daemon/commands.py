@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from streamrnn.commit.control import apply_reset
 from streamrnn.commit.job import described
 from streamrnn.commit.keys import KeyStates
@@ -77,11 +75,9 @@ def look(pipeline: Pipeline, spec: PipelineSpec, key: str, partition: str | None
 def _states(core: Core, partition: str, spec: PipelineSpec, key: str) -> KeyStates | None:
     """One row, as a commit would have it."""
     store = core.store
-    store.among([key])  # from the disk into a row, if that is where it is
-    row = store.keys.index.get(key)
-    if row < 0:
+    if not store.alive([key]):
         return None
-    rows = np.array([row])
+    rows = store.keys.index.find([key])
     columns = {name: column[rows].copy() for name, column in store.columns.arrays.items()}
     catch_up(columns, store.epochs)
     header = header_of(store, base=True)

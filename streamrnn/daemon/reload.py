@@ -30,7 +30,7 @@ from streamrnn.testing import built_unread
 if TYPE_CHECKING:
     from streamrnn.config.spec import Chosen, PipelineSpec
     from streamrnn.daemon.hosted import Hosted, Opened
-    from streamrnn.pipeline import Parts
+    from streamrnn.line import Parts
 
 _DECIDES = ("event.key", "event.time", "event.inputs", "reset", "order", "model.context")
 """What a state means beside the model: where one of these changes, no key can go on."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from streamrnn.core import Shards
     from streamrnn.daemon.tap import Tap
     from streamrnn.events import Rejected, Report
-    from streamrnn.pipeline import Served
+    from streamrnn.line import Served
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _PARTITIONS = 64

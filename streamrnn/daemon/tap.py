@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from streamrnn.context import Clock
     from streamrnn.events import Block
-    from streamrnn.pipeline import Served
+    from streamrnn.line import Served
 
 _HELD = 1000
 _LONGEST_BYTES = 4096

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from streamrnn.commit.writer import Made
     from streamrnn.context import FileSystem
     from streamrnn.letters.source import LetterSource
-    from streamrnn.pipeline import Parts
+    from streamrnn.line import Parts
 
 
 class Begun(msgspec.Struct):

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from streamrnn.config.spec import PipelineSpec
     from streamrnn.context import Context
     from streamrnn.errors import Finding
-    from streamrnn.pipeline import Parts, Pipeline
+    from streamrnn.line import Parts
+    from streamrnn.pipeline import Pipeline
     from streamrnn.registry import Registry
 
 

@@ -18,7 +18,7 @@ from streamrnn.ports import Resumable
 if TYPE_CHECKING:
     from streamrnn.config.spec import PipelineSpec
     from streamrnn.context import Context
-    from streamrnn.pipeline import Parts
+    from streamrnn.line import Parts
     from streamrnn.ports import Place
 
 

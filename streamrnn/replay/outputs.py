@@ -15,7 +15,7 @@ from streamrnn.prefix import unlike
 if TYPE_CHECKING:
     from streamrnn.context import FileSystem
     from streamrnn.events import Frames
-    from streamrnn.pipeline import Served
+    from streamrnn.line import Served
     from streamrnn.ports import Framer, Place
 
 LONGEST_BYTES = 1 << 30

@@ -15,7 +15,7 @@ from streamrnn.replay.values import Values
 if TYPE_CHECKING:
     from streamrnn.config.spec import PipelineSpec
     from streamrnn.context import Context
-    from streamrnn.pipeline import Served
+    from streamrnn.line import Served
     from streamrnn.ports import Codec, Place
     from streamrnn.replay.replay import Replay
 

@@ -13,7 +13,7 @@ from streamrnn.commit import control
 from streamrnn.commit.parking import Parking, Parks
 from streamrnn.context import ManualClock
 from streamrnn.events import Block, Mark, Origin
-from streamrnn.pipeline import Parts, Served, mark, rest, serve
+from streamrnn.line import Parts, Served, mark, rest, serve
 from streamrnn.ports import EndOfStream
 from streamrnn.replay.until import Until
 

@@ -13,7 +13,7 @@ from streamrnn.replay.until import Until
 
 if TYPE_CHECKING:
     from streamrnn.events import Rejected
-    from streamrnn.pipeline import Served
+    from streamrnn.line import Served
     from streamrnn.replay.outputs import Record
     from streamrnn.replay.values import Values
 

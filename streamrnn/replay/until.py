@@ -15,7 +15,7 @@ from streamrnn.events import Block, Origin
 from streamrnn.ports import Resumable
 
 if TYPE_CHECKING:
-    from streamrnn.pipeline import Parts
+    from streamrnn.line import Parts
 
 _FORMS = (
     "expected the byte of a record (4711, or NAME:4711 of one file) or a time (2026-01-31T12:00:00Z, or "

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from streamrnn.context import Context
     from streamrnn.core import Core
     from streamrnn.events import Batch, Outputs
-    from streamrnn.pipeline import Served
+    from streamrnn.line import Served
     from streamrnn.replay.replay import Replay
 
 

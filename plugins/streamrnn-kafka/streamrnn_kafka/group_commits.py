@@ -23,7 +23,7 @@ from streamrnn_kafka.state_files import StateFiles
 if TYPE_CHECKING:
     from streamrnn.config.model import Checkpoint
     from streamrnn.context import Context
-    from streamrnn.pipeline import Parts
+    from streamrnn.line import Parts
     from streamrnn_kafka.live_source import KafkaSource
 
 _COMMITS_PER_TIMEOUT = 3

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from streamrnn.context import Context
     from streamrnn.events import Block
-    from streamrnn.pipeline import Parts
+    from streamrnn.line import Parts
     from streamrnn.ports import Place
     from streamrnn_kafka.options import KafkaSourceConfig
 
