@@ -159,7 +159,7 @@ COMPONENTS = (
         "calendar",
         config=Calendar,
         build="streamrnn.resets.calendar:calendar",
-        summary="an hour, day, week or month has begun since the key's last event",
+        summary="a day, or an hour, week or month, has begun",
         example='{every: day, at: "06:00", zone: Europe/Berlin}',
     ),
     Component(
