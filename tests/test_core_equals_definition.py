@@ -161,28 +161,36 @@ def test_snapshot_and_deltas_into_a_new_core_at_any_cut(block):
 def test_a_segment_taken_while_events_are_served_is_of_the_moment_it_was_asked_for(block):
     for seed in range(80_000 + block * 30, 80_030 + block * 30):
         case, rng = make_case(seed), random.Random(seed)
-        begun, blobs, segments = [], [], []
+        by_core(case, rng, Toy(), segments_taken_while_served(case, rng, everything))
 
-        def move(core, case=case, rng=rng, begun=begun, blobs=blobs, segments=segments):
-            if begun and rng.random() < 0.5:
-                begun[0].take(rng.choice([0, 1, 3]))
-                if rng.random() < 0.5:
-                    blobs.append(b"".join(begun[0].part()()))
-            elif begun:
-                then, frozen = begun.pop(), begun.pop()
-                frozen.take_all()
-                segments.append([*blobs, b"".join(frozen.part()())])
-                fresh = Core(Toy(), case.rules, case.elapsed, case.limits)
-                fresh.restore(blob for parts in segments for blob in parts)
-                assert everything(fresh) == then, case
-            elif rng.random() < 0.5:
-                blobs.clear()
-                if rng.random() < 0.3:
-                    segments.clear()
-                begun[:] = [core.freeze(base=not segments), everything(core)]
-            return core
 
-        by_core(case, rng, Toy(), move)
+def segments_taken_while_served(case, rng, of_core):
+    """Takes segments between batches, and holds each to what `of_core` said when it was asked for.
+
+    What is restored has all its keys in memory, whatever the core has.
+    """
+    begun, blobs, segments = [], [], []
+
+    def move(core):
+        if begun and rng.random() < 0.5:
+            begun[0].take(rng.choice([0, 1, 3]))
+            if rng.random() < 0.5:
+                blobs.append(b"".join(begun[0].part()()))
+        elif begun:
+            then, frozen = begun.pop(), begun.pop()
+            frozen.take_all()
+            segments.append([*blobs, b"".join(frozen.part()())])
+            fresh = Core(Toy(), case.rules, case.elapsed, case.limits)
+            fresh.restore(blob for parts in segments for blob in parts)
+            assert of_core(fresh) == then, case
+        elif rng.random() < 0.5:
+            blobs.clear()
+            if rng.random() < 0.3:
+                segments.clear()
+            begun[:] = [core.freeze(base=not segments), of_core(core)]
+        return core
+
+    return move
 
 
 def everything(core):

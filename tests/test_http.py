@@ -137,6 +137,15 @@ def test_the_standard_librarys_client_keeps_its_connection(tmp_path):
         client.close()
 
 
+def eight_at_once(talk, address):
+    """Call `talk(address, name)` on eight threads, each with a name of its own."""
+    threads = [threading.Thread(target=talk, args=(address, f"n{i}")) for i in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+
 def test_many_at_once_each_hear_of_their_own(tmp_path):
     wrong = []
 
@@ -150,11 +159,7 @@ def test_many_at_once_each_hear_of_their_own(tmp_path):
                     wrong.append((name, i, answers))
 
     with serving(tmp_path) as address:
-        threads = [threading.Thread(target=talk, args=(address, f"n{i}")) for i in range(8)]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
+        eight_at_once(talk, address)
     assert wrong == []
 
 

@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from crash_harness import BASE, REGISTRY, Job
 from sim_parts import Later
 from simfs import SimFS
@@ -75,3 +76,11 @@ def test_what_takes_no_room_is_not_looked_at(tmp_path):
     assert not Reserve([Path("/dev/null")], 1, context).is_short()
     assert Reserve([tmp_path / "a" / "b"], 1, context).is_short()
     assert FileSystem().free_bytes(tmp_path / "a" / "b") > 0
+
+
+@pytest.mark.parametrize("source", ["stdin", "socket", "http", "websocket"])
+def test_the_log_of_what_arrives_is_among_what_grows(source):
+    options = {"listen": "tcp://127.0.0.1:0"} if source != "stdin" else {}
+    config = REGISTRY.find("source", source).config
+    assert config.model_validate({**options, "durability": "log", "log": "in"}).written_paths == ("in",)
+    assert config.model_validate(options).written_paths == ()

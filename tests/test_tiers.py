@@ -7,7 +7,15 @@ import sys
 from dataclasses import replace
 
 import pytest
-from test_core_equals_definition import answers_of, by_core, by_definition, held, row_of, rows_by_key
+from test_core_equals_definition import (
+    answers_of,
+    by_core,
+    by_definition,
+    held,
+    row_of,
+    rows_by_key,
+    segments_taken_while_served,
+)
 from toys import ORIGIN, MemoryCold, Toy, batch, make_case
 
 from streamrnn import cold as cold_module
@@ -89,33 +97,14 @@ def test_saved_and_restored_at_any_cut_under_one_tier_or_two(block):
 def test_a_segment_is_of_the_moment_it_was_asked_for(block):
     for seed in range(20_000 + block * 30, 20_030 + block * 30):
         case, rng = case_of(seed), random.Random(seed)
-        begun, blobs, segments = [], [], []
-
-        def move(core, case=case, rng=rng, begun=begun, blobs=blobs, segments=segments):
-            if begun and rng.random() < 0.5:
-                begun[0].take(rng.choice([0, 1, 3]))
-                if rng.random() < 0.5:
-                    blobs.append(b"".join(begun[0].part()()))
-            elif begun:
-                then, frozen = begun.pop(), begun.pop()
-                frozen.take_all()
-                segments.append([*blobs, b"".join(frozen.part()())])
-                fresh = Core(Toy(), case.rules, case.elapsed, case.limits)
-                fresh.restore(blob for parts in segments for blob in parts)
-                assert held(fresh) == then, case
-            elif rng.random() < 0.5:
-                blobs.clear()
-                if rng.random() < 0.3:
-                    segments.clear()
-                begun[:] = [core.freeze(base=not segments), everything(core)]
-            return core
-
-        served(tiered(case), case, rng, move)
+        served(tiered(case), case, rng, segments_taken_while_served(case, rng, everything))
 
 
 def everything(core):
-    """State and columns of all keys in either tier."""
+    """State and columns of all keys, in whatever tier."""
     tiers, found = core.store.tiers, held(core)
+    if tiers is None:
+        return found
     values = [key.value for key in tiers.cold.held.values()]
     packs = tiers._packing.unpack(values)
     for i, key in enumerate(packs.keys):

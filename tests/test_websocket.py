@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import random
 import ssl
-import threading
 from contextlib import ExitStack
 
 import pytest
-from test_http import LOG, THROWN, bare, lines, serving, thrown_at, told
+from test_http import LOG, THROWN, bare, eight_at_once, lines, serving, thrown_at, told
 from tls_parts import certificates
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -70,11 +69,7 @@ def test_many_at_once_each_hear_of_their_own(tmp_path):
                     wrong.append((name, i, answer))
 
     with sockets(tmp_path) as address:
-        threads = [threading.Thread(target=talk, args=(address, f"n{i}")) for i in range(8)]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
+        eight_at_once(talk, address)
     assert wrong == []
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from streamrnn.builtins.logs import check_durability
+from streamrnn.builtins.logs import Durable
 from streamrnn.hookspecs import Component
 
 
@@ -30,7 +30,7 @@ FilePaths = Annotated[
 """Told apart before they are checked, so that one mistake makes one message."""
 
 
-class StdinConfig(BaseModel):
+class StdinConfig(Durable):
     """Events from standard input, as soon as they arrive."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,21 +58,6 @@ class StdinConfig(BaseModel):
         description="With `durability: log`: seconds after which what is served is removed.",
     )
 
-    @model_validator(mode="after")
-    def _log_is_where_it_is_asked_for(self) -> StdinConfig:
-        check_durability(self.durability, self.log)
-        return self
-
-    @property
-    def record_fields(self) -> tuple[str, ...]:
-        """See docs/plugins.md."""
-        return ("log.offset", "log.partition", "log.time") if self.durability == "log" else ()
-
-    @property
-    def written_paths(self) -> tuple[str, ...]:
-        """See docs/plugins.md."""
-        return (self.log,) if self.log else ()
-
     @property
     def checkpoint_note(self) -> str | None:
         """What commits cannot do for it."""
@@ -82,13 +67,6 @@ class StdinConfig(BaseModel):
             "a pipe cannot be read again: what came after the last commit of a run that dies is not served; "
             "a file as standard input is gone on with, and durability: log keeps what a pipe gave"
         )
-
-    @property
-    def needs_checkpoint(self) -> tuple[str, str] | None:
-        """See `LogSinkConfig.needs_checkpoint`."""
-        if self.durability == "memory":
-            return None
-        return "durability", "every run would serve the whole log anew; add checkpoint: {dir: ...}"
 
 
 class FileSourceConfig(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -23,11 +23,39 @@ def _moment(text: str) -> str:
     return text
 
 
-def check_durability(durability: str, log: str | None) -> None:
-    """Raise `ValueError` unless a source has a log where one is asked for, and only there."""
-    if (durability == "log") != (log is not None):
-        found = "durability: memory" if log else "no log"
-        raise ValueError(f"expected durability: log and log: DIR together, found {found}")
+class Durable(BaseModel):
+    """What sources have in common that write what arrives to a log if `durability: log` asks for it."""
+
+    log_fields: ClassVar[tuple[str, ...]] = ("log.offset", "log.partition", "log.time")
+    """What the log adds to a record."""
+
+    if TYPE_CHECKING:  # each source describes them in its own words
+        durability: Literal["memory", "log"]
+        log: str | None
+
+    @model_validator(mode="after")
+    def _log_is_where_it_is_asked_for(self) -> Self:
+        if (self.durability == "log") != (self.log is not None):
+            found = "durability: memory" if self.log else "no log"
+            raise ValueError(f"expected durability: log and log: DIR together, found {found}")
+        return self
+
+    @property
+    def record_fields(self) -> tuple[str, ...]:
+        """See docs/plugins.md."""
+        return self.log_fields if self.durability == "log" else ()
+
+    @property
+    def written_paths(self) -> tuple[str, ...]:
+        """See docs/plugins.md."""
+        return (self.log,) if self.log else ()
+
+    @property
+    def needs_checkpoint(self) -> tuple[str, str] | None:
+        """See `LogSinkConfig.needs_checkpoint`."""
+        if self.durability == "memory":
+            return None
+        return "durability", "every run would serve the whole log anew; add checkpoint: {dir: ...}"
 
 
 class From(BaseModel):

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from streamrnn.builtins.logs import check_durability
+from streamrnn.builtins.logs import Durable
 from streamrnn.hookspecs import Component
 from streamrnn.net.address import Address, parse
 
@@ -45,7 +45,6 @@ PENDING_BYTES = 1 << 20
 LOG = "the folder of the log, relative to the pipeline file; made if it is missing"
 KEEP_BYTES = 1 << 30
 _KEPT = {"keep_bytes", "keep_s"}
-_RECORD_FIELDS = ("log.offset", "log.partition", "log.time", "log.producer", "log.seq")
 
 
 def _addresses(listen: Any) -> list[Address]:
@@ -113,7 +112,20 @@ class Listening(BaseModel):
         return allowed
 
 
-class SocketSourceConfig(Listening):
+class DurableListening(Listening, Durable):
+    """What sources have in common to which clients send."""
+
+    log_fields: ClassVar[tuple[str, ...]] = (*Durable.log_fields, "log.producer", "log.seq")
+
+    @property
+    def durability_note(self) -> str | None:
+        """What is not promised where there are no commits."""
+        if self.durability == "log":
+            return None
+        return "durability: memory; what was received and not yet served is lost if the run dies"
+
+
+class SocketSourceConfig(DurableListening):
     """Events from the clients of a socket."""
 
     operational: ClassVar[frozenset[str]] = frozenset(
@@ -168,21 +180,6 @@ class SocketSourceConfig(Listening):
     )
     max_producers: int = Field(10_000, ge=1, description="names of producers that are remembered")
 
-    @model_validator(mode="after")
-    def _log_is_where_it_is_asked_for(self) -> SocketSourceConfig:
-        check_durability(self.durability, self.log)
-        return self
-
-    @property
-    def record_fields(self) -> tuple[str, ...]:
-        """See docs/plugins.md."""
-        return _RECORD_FIELDS if self.durability == "log" else ()
-
-    @property
-    def written_paths(self) -> tuple[str, ...]:
-        """See docs/plugins.md."""
-        return (self.log,) if self.log else ()
-
     @property
     def checkpoint_note(self) -> str | None:
         """What commits cannot do for it."""
@@ -192,20 +189,6 @@ class SocketSourceConfig(Listening):
             "what clients sent cannot be read again: what followed the last commit of a run that dies is "
             "lost; durability: log keeps it"
         )
-
-    @property
-    def durability_note(self) -> str | None:
-        """What is not promised where there are no commits."""
-        if self.durability == "log":
-            return None
-        return "durability: memory; what was received and not yet served is lost if the run dies"
-
-    @property
-    def needs_checkpoint(self) -> tuple[str, str] | None:
-        """See `LogSinkConfig.needs_checkpoint`."""
-        if self.durability == "memory":
-            return None
-        return "durability", "every run would serve the whole log anew; add checkpoint: {dir: ...}"
 
 
 class SocketSinkConfig(Listening):

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from streamrnn.builtins import sockets
-from streamrnn.builtins.logs import check_durability
 from streamrnn.hookspecs import Component
 
-_RECORD_FIELDS = ("log.offset", "log.partition", "log.time", "log.producer", "log.seq")
 
-
-class HttpSourceConfig(sockets.Listening):
+class HttpSourceConfig(sockets.DurableListening):
     """Events from the bodies of HTTP requests."""
 
     operational: ClassVar[frozenset[str]] = frozenset(
@@ -81,16 +78,6 @@ class HttpSourceConfig(sockets.Listening):
     )
     max_producers: int = Field(10_000, ge=1, description="names of producers that are remembered")
 
-    @model_validator(mode="after")
-    def _log_is_where_it_is_asked_for(self) -> HttpSourceConfig:
-        check_durability(self.durability, self.log)
-        return self
-
-    @property
-    def record_fields(self) -> tuple[str, ...]:
-        """See docs/plugins.md."""
-        return _RECORD_FIELDS if self.durability == "log" else ()
-
     @property
     def checkpoint_note(self) -> str | None:
         """See `SocketSourceConfig.checkpoint_note`."""
@@ -100,20 +87,6 @@ class HttpSourceConfig(sockets.Listening):
             "what clients posted cannot be read again: what followed the last commit of a run that dies is "
             "lost; durability: log keeps it"
         )
-
-    @property
-    def durability_note(self) -> str | None:
-        """See `SocketSourceConfig.durability_note`."""
-        if self.durability == "log":
-            return None
-        return "durability: memory; what was received and not yet served is lost if the run dies"
-
-    @property
-    def needs_checkpoint(self) -> tuple[str, str] | None:
-        """See `LogSinkConfig.needs_checkpoint`."""
-        if self.durability == "memory":
-            return None
-        return "durability", "every run would serve the whole log anew; add checkpoint: {dir: ...}"
 
 
 class WebSocketSourceConfig(HttpSourceConfig):
