@@ -82,6 +82,21 @@ def find_readings(
     ]
     if problems:
         return [], problems
+    found = _fitting(config, data, pairs, widths)
+    wide = [reading for reading in found if _is_as_wide(reading, widths)]
+    # One reading of another width is told by what the features lack.
+    found = _plainest(wide or found or _fitting(config, data, pairs, {}))
+    if not wide and len(found) > 1:
+        found = []
+    if not found:
+        return [], [((), _nothing_fits(data, pairs, widths))]
+    return found, []
+
+
+def _fitting(
+    config: OnnxConfig, data: Sequence[Port], pairs: Sequence[Pair], widths: Mapping[str, int]
+) -> list[Reading]:
+    """The readings in which a symbol means the same everywhere, the first of each number of rows."""
     found: list[Reading] = []
     for rows in _row_counts(data, pairs):
         choices = [
@@ -90,13 +105,7 @@ def find_readings(
         ]
         for layouts in islice(product(*choices), READINGS_MAX):
             found.append(Reading(layouts[: len(data)], layouts[len(data) :], rows))
-    found = [reading for reading in found if _agree(reading)]
-    wide = [reading for reading in found if _is_as_wide(reading, widths)]
-    # One reading of another width is told by what the features lack.
-    found = _plainest(wide or found[: len(found) == 1])
-    if not found:
-        return [], [((), _nothing_fits(data, pairs, widths))]
-    return found, []
+    return [reading for reading in found if _agree(reading)]
 
 
 def _row_counts(data: Sequence[Port], pairs: Sequence[Pair]) -> list[int | None]:

@@ -149,3 +149,15 @@ def test_axes_that_two_readings_allow_must_be_written(tmp_path):
         build(config, X, Context(base_dir=tmp_path))
     told = OnnxConfig.model_validate({"path": "m.onnx", "inputs": {"x": {"batch_axis": 1, "time_axis": 0}}})
     assert build(told, X, Context(base_dir=tmp_path)).outputs[0].shape == (5,)
+
+
+@pytest.mark.parametrize("names", [(), None], ids=["hidden", "in and out"])
+def test_features_of_another_width_are_told_as_such(tmp_path, names):
+    saved(tmp_path, cell("LSTM", names=names))
+    file = tmp_path / "p.yaml"
+    file.write_text(PIPELINE.replace("[a, b, c, d, e]", "[a, b, c]").replace("  %s\n", ""))
+    told = CliRunner().invoke(lint, [str(file)])
+    assert told.exit_code == 1, told.output
+    assert told.output.strip().splitlines() == [
+        f"{file}:4:29: event.inputs.x: the model wants 5 numbers, the features make 3"
+    ]
