@@ -21,7 +21,7 @@ CHECKS = (
     ["ruff", "check", "."],
     ["ruff", "format", "--check", "."],
     ["mypy"],
-    ["pytest", "-n", "auto"],
+    ["pytest", "-n", "auto", "-m", "slow or not slow"],
 )
 
 

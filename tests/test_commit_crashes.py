@@ -52,6 +52,7 @@ def test_with_keys_on_the_disk_as_if_all_were_in_memory(expected, part):
     assert {seed: why for seed, why in wrong.items() if why} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["", "order: {type: event_time, max_behind_s: 4}\n"])
 def test_control_messages_reset_at_their_place_in_every_life(order):
     rng = random.Random(11)
@@ -62,6 +63,7 @@ def test_control_messages_reset_at_their_place_in_every_life(order):
     assert {seed: why for seed, why in wrong.items() if why} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SABOTAGES)
 def test_every_sabotage_shows(job, expected, name):
     assert any(run_seed(job, expected, seed, SABOTAGES[name]).wrong for seed in range(150))

@@ -35,6 +35,7 @@ def test_lives_that_end_in_a_loss_of_power_change_nothing(jobs, part):
     assert {seed: why for seed, why in wrong.items() if why} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLLOW_SABOTAGES)
 def test_every_sabotage_shows(jobs, name):
     sabotage = FOLLOW_SABOTAGES[name]

@@ -215,6 +215,7 @@ def test_a_folder_of_commits_that_is_deleted_stops_the_run_and_is_named(tmp_path
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_file_as_standard_input_is_gone_on_with(tmp_path, expected):
     folder = job(tmp_path / "job", PIPELINE.replace("{type: file, path: in.jsonl}", "{type: stdin}"))
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
@@ -237,6 +238,7 @@ def test_a_file_as_standard_input_is_gone_on_with(tmp_path, expected):
     assert "stdin: expected a regular file, as at the last commit" in err
 
 
+@pytest.mark.slow
 def test_a_pipe_keeps_state_and_says_what_is_not_promised(tmp_path):
     text = PIPELINE.replace("{type: file, path: in.jsonl}", "{type: stdin}")
     folder = job(tmp_path / "job", text.replace("{type: file, path: out.txt}", "{type: stdout}"), n=1)

@@ -34,6 +34,7 @@ def test_lives_that_end_in_a_loss_of_power_change_nothing(job, expected, part):
     assert {seed: why for seed, why in wrong.items() if why} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROTATION_SABOTAGES)
 def test_every_sabotage_shows(job, expected, name):
     assert any(run_seed(job, expected, seed, ROTATION_SABOTAGES[name]).wrong for seed in range(150))

@@ -102,6 +102,7 @@ SABOTAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SABOTAGES)
 def test_every_sabotage_shows(job, name):
     assert any(seen(job, seed, SABOTAGES[name]) for seed in range(150))

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+from blocks import blocks
 from toys import Toy, formula_model, make_case, numpy_model
 
 from streamrnn.core import Core, key_index
@@ -105,7 +106,7 @@ def last_reset(core):
     return {key: int(columns["reset_cause"][row]) for key, row in rows.items() if not columns["pending"][row]}
 
 
-@pytest.mark.parametrize("block", range(20))
+@pytest.mark.parametrize("block", blocks(range(20), 4))
 def test_any_mix_of_rules_keys_times_rejects_and_cuts(block):
     for seed in range(block * 60, block * 60 + 60):
         case = make_case(seed)
@@ -124,7 +125,7 @@ def test_any_mix_of_rules_keys_times_rejects_and_cuts(block):
 
 
 @pytest.mark.parametrize("model", [formula_model, numpy_model])
-@pytest.mark.parametrize("block", range(4))
+@pytest.mark.parametrize("block", blocks(range(4), 1))
 def test_the_shipped_backends_too(model, block):
     for seed in range(90_000 + block * 50, 90_050 + block * 50):
         case, backend = make_case(seed), model(seed)
@@ -134,7 +135,7 @@ def test_the_shipped_backends_too(model, block):
         assert drop_marked(core, held(core)) == drop_marked(core, expected(definition)), seed
 
 
-@pytest.mark.parametrize("block", range(8))
+@pytest.mark.parametrize("block", blocks(range(8), 2))
 def test_snapshot_and_deltas_into_a_new_core_at_any_cut(block):
     for seed in range(50_000 + block * 30, 50_030 + block * 30):
         case = make_case(seed)
@@ -157,7 +158,7 @@ def test_snapshot_and_deltas_into_a_new_core_at_any_cut(block):
         assert by_core(case, random.Random(seed + 1), between=move)[1] == want, seed
 
 
-@pytest.mark.parametrize("block", range(4))
+@pytest.mark.parametrize("block", blocks(range(4), 1))
 def test_a_segment_taken_while_events_are_served_is_of_the_moment_it_was_asked_for(block):
     for seed in range(80_000 + block * 30, 80_030 + block * 30):
         case, rng = make_case(seed), random.Random(seed)

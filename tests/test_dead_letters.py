@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from blocks import blocks
 from click.testing import CliRunner
 from simfs import Crash, SimFS
 
@@ -236,7 +237,7 @@ def steps():
     return len(fs.done)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", blocks(range(4), 1))
 def test_power_lost_at_any_moment(seed):
     for at in range(1, steps() + 1):
         rng = random.Random(1000 * seed + at)

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+from blocks import blocks
 from test_core_equals_definition import answers_of, row_of
 from toys import Toy
 
@@ -31,7 +32,7 @@ def cut(rng, keys, most):
         keys = keys[size:]
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", blocks(range(24), 6))
 def test_as_in_the_definition(seed, monkeypatch):
     rng, ways = random.Random(seed), {"together": 0, "one by one": 0}
     monkeypatch.setattr(oldest, "_LEAST", 8)

@@ -29,6 +29,7 @@ def test_each_partition_is_served_as_if_it_were_alone(parted):
         assert alone.whole()[2][name] == both[name]
 
 
+@pytest.mark.slow
 def test_lives_that_end_in_a_loss_of_power_change_nothing(parted):
     expected = parted.whole()
     assert {seed: why for seed in range(40) if (why := run_seed(parted, expected, seed).wrong)} == {}

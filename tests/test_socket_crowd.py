@@ -106,6 +106,7 @@ def best_of_both(pair):
     return few_s, many_s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encrypted", [False, True])
 @pytest.mark.parametrize("drips", [False, True])
 def test_a_crowd_does_not_double_the_p99_of_others(tmp_path: Path, many: int, drips: bool, encrypted: bool):

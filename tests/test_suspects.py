@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from blocks import blocks
 from crash_harness import BASE, Job, swapped
 from sim_parts import Later, Ticks
 from simfs import SimFS
@@ -141,7 +142,7 @@ def test_killers_are_parked_and_nobody_else(killers, batch):
 
 
 @pytest.mark.parametrize("batch", [1, 8, 64])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", blocks(range(4), 1))
 def test_an_event_that_waited_kills_when_it_is_let_go(batch, seed):
     """The record that comes then is innocent, and so are those that wait beside it."""
     rng = random.Random(seed)
@@ -246,7 +247,7 @@ def test_a_run_that_was_told_to_end_blames_nobody():
     assert world.fs.content(BASE / "job" / "suspects.json") is None
 
 
-@pytest.mark.parametrize("block", range(4))
+@pytest.mark.parametrize("block", blocks(range(4), 1))
 def test_kills_from_outside_among_those_from_inside(block):
     """Whatever dies when: killers are parked, nobody else is, and no byte of the rest differs."""
     for seed in range(block, SEEDS, 4):

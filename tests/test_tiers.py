@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from blocks import blocks
 from test_core_equals_definition import (
     answers_of,
     by_core,
@@ -48,7 +49,7 @@ def case_of(seed):
     return replace(case, limits=replace(case.limits, max_keys=rng.choice([3, 8, 12, 1000])))
 
 
-@pytest.mark.parametrize("block", range(8))
+@pytest.mark.parametrize("block", blocks(range(8), 2))
 def test_answers_are_those_of_one_tier(block):
     moved = 0
     for seed in range(block * 60, block * 60 + 60):
@@ -65,7 +66,7 @@ def test_answers_are_those_of_one_tier(block):
     assert moved > 100, "keys did go cold"
 
 
-@pytest.mark.parametrize("block", range(8))
+@pytest.mark.parametrize("block", blocks(range(8), 2))
 def test_saved_and_restored_at_any_cut_under_one_tier_or_two(block):
     for seed in range(10_000 + block * 30, 10_030 + block * 30):
         case = case_of(seed)
@@ -93,7 +94,7 @@ def test_saved_and_restored_at_any_cut_under_one_tier_or_two(block):
         assert held(whole) == held(want[0]), seed
 
 
-@pytest.mark.parametrize("block", range(4))
+@pytest.mark.parametrize("block", blocks(range(4), 1))
 def test_a_segment_is_of_the_moment_it_was_asked_for(block):
     for seed in range(20_000 + block * 30, 20_030 + block * 30):
         case, rng = case_of(seed), random.Random(seed)
@@ -126,7 +127,7 @@ def test_on_the_disk_too(seed, tmp_path):
     assert held(whole) == held(by_core(case, None)[0])
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", blocks(range(20), 5))
 def test_lmdb_does_what_dicts_do(seed, tmp_path):
     from streamrnn.cold import Cold
 

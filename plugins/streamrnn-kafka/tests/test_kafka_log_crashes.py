@@ -82,6 +82,7 @@ def _only_the_last(self):
 sync = PartitionWriter.sync
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SABOTAGES)
 def test_a_sabotage_shows(job, expected, name):
     assert any(run_seed(job, expected, seed, SABOTAGES[name]).wrong for seed in range(40))
