@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.workloads import draw_keys
 
-INPUTS, HIDDEN, KEYS, BATCH = 16, 64, 100_000, 1024
+INPUTS, HIDDEN, KEYS, BATCH = 16, 64, 100_000, 4096
 MIXES = ("uniform", "zipf")
 GOALS = {
     ("torch", "uniform"): 12.0,

@@ -146,7 +146,7 @@ class Limits(Section):
     max_key_bytes: int = Field(256, ge=1, description="longest key")
     max_value_bytes: int = Field(1024, ge=1, description="longest value that a rule keeps")
     max_line_bytes: int = Field(1_048_576, ge=16, description="longest record")
-    max_batch_events: int = Field(1024, ge=1, le=65_536, description="most events served at once")
+    max_batch_events: int = Field(4096, ge=1, le=65_536, description="most events served at once")
     step_deadline_s: float | None = Field(
         None,
         gt=0,
