@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -133,6 +134,10 @@ class Backend(Protocol):
     interrupt: Callable[[bool], None] | None = None
     """`interrupt(True)`, called on another thread, makes the call that is under way raise, and all after it
     until `interrupt(False)`; None if it cannot be done."""
+
+    libraries: Mapping[str, str] = MappingProxyType({})
+    """Versions, by name, of the libraries beside numpy that compute the answers: another one may make other
+    last bits, which a run that goes on from a commit tells."""
 
     def open(self, device: str = "cpu", threads: int = 1) -> None:
         """Called once before the first step."""

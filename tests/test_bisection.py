@@ -156,15 +156,16 @@ def test_a_call_of_a_backend_that_cannot_be_interrupted_is_not_ended():
 
 
 @pytest.mark.slow
-def test_a_model_that_hangs_ends_its_process_which_says_on_what(tmp_path):
+@pytest.mark.parametrize("command", [("run", "--quiet"), ("serve", "--no-admin")])
+def test_a_model_that_hangs_ends_its_process_which_says_on_what(tmp_path, command):
     text = PIPELINE.replace(f"kills: {KILLER}", f"hangs: {KILLER}")
     text = text.replace("limits: {", "limits: {step_deadline_s: 0.4, ")
     folder = job(tmp_path / "job", events(300, killers=[200]), text)
-    code, told, _ = streamrnn(folder, "run", "--quiet", "p.yaml")
+    code, told, _ = streamrnn(folder, *command, "p.yaml")
     assert code == 3
     assert "no answer of the model within limits.step_deadline_s = 0.4 s" in told
     assert "it was given 256 events from record 1 of in.jsonl on, at 0" in told
-    codes = [streamrnn(folder, "run", "--quiet", "p.yaml")[0] for _ in range(4)]
+    codes = [streamrnn(folder, *command, "p.yaml")[0] for _ in range(4)]
     assert codes == [3, 3, 3, 0]  # what a deadline ends counts like any other death
     assert [(letter["code"], letter["number"]) for letter in letters(folder)] == [("crash_suspect", 201)]
 

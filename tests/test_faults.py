@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import io
+import logging
 import os
 import random
 import re
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import crash_harness
@@ -19,10 +21,12 @@ from simfs import SimFS
 from toys import Toy
 
 from streamrnn.commit.job import build_job
+from streamrnn.commit.manifest import commit_name, commit_numbers, decode, encode
 from streamrnn.config.load import load_pipeline
 from streamrnn.config.open import open_pipeline
 from streamrnn.context import Context, FileSystem
 from streamrnn.core import Core
+from streamrnn.errors import StateError
 from streamrnn.events import Batch
 from streamrnn.pipeline import run
 from streamrnn.ports import EndOfStream
@@ -88,6 +92,37 @@ def test_a_copy_of_a_job_goes_on_by_itself(job, tmp_path):
     for folder in (job, copy):
         serve(folder)
         assert (folder / "out.txt").read_bytes() == (folder / "whole_out.txt").read_bytes()
+
+
+def test_an_upgraded_library_is_told(job):
+    """A commit of before says only which numpy it knew."""
+    number = max(commit_numbers(os.listdir(job / "job")))
+    path = job / "job" / commit_name(number)
+    made = decode(path.read_bytes())
+    told = []
+    for libraries in (
+        {"numpy": np.__version__},
+        {"numpy": "1.9.2", "libraries": {"torch": "0.1", "numpy": "1.9.3"}},
+    ):
+        path.write_bytes(encode(made | libraries))
+        log = logging.getLogger("streamrnn.tests.upgraded")
+        log.addHandler(handler := Told())
+        spec, registry, context = open_pipeline(str(job / "p.yaml"), REGISTRY)
+        build_job(spec, registry, replace(context, log=log)).close(StateError("only looked at"))
+        log.removeHandler(handler)
+        told.append([line for line in handler.lines if "was made with" in line])
+    assert told[0] == []
+    (line,) = told[1]
+    assert line.startswith(f"the commit was made with numpy 1.9.3, this is {np.__version__}")
+
+
+class Told(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
 
 
 def test_a_slow_commit_is_not_overtaken():

@@ -93,8 +93,8 @@ def replay(file: Path, code: str | None, pipeline: str) -> None:
 
 def _replay(file: Path, code: str | None, through: str, stop: Stopping) -> bool:
     """Whether all of it was served."""
-    from streamrnn.cli.deadline import deadline
     from streamrnn.config.open import open_pipeline
+    from streamrnn.deadline import deadline
     from streamrnn.letters.replay import build_letters
     from streamrnn.pipeline import run
 

@@ -38,10 +38,10 @@ def command(file: str, quiet: bool) -> None:
 
 
 def _run(file: str, quiet: bool, stop: Stopping) -> None:
-    from streamrnn.cli.deadline import deadline
     from streamrnn.cli.progress import Progress
     from streamrnn.commit.job import build_job
     from streamrnn.config.open import open_pipeline
+    from streamrnn.deadline import deadline
     from streamrnn.pipeline import run
 
     level = logging.WARNING if quiet else logging.INFO

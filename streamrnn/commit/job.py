@@ -146,12 +146,26 @@ def _fixed(spec: PipelineSpec, parts: Parts) -> dict[str, Any]:
         "format": m.FORMAT,
         "streamrnn": __version__,
         "numpy": np.__version__,
+        "libraries": dict(parts.backend.libraries),
         "name": spec.name,
         "pipeline": described(spec),
         "backend": parts.backend_name,
         "numerics": parts.verdict.numerics,
         "model": model_of(parts.backend),
     }
+
+
+def _tell_upgrades(was: m.Manifest, now: m.Manifest, context: Context) -> None:
+    """Say which libraries are others than those a commit was made under."""
+    before, after = ({"numpy": made["numpy"], **made.get("libraries", {})} for made in (was, now))
+    for name in sorted(before.keys() & after.keys()):
+        if before[name] != after[name]:
+            context.log.warning(
+                "the commit was made with %s %s, this is %s: the last bits of answers may change",
+                name,
+                before[name],
+                after[name],
+            )
 
 
 def _hold(folder: Path, context: Context) -> BinaryIO:
@@ -184,6 +198,7 @@ def _go_on(
     for note in notes:
         context.log.warning("%s", note)
     manifest = found.manifest
+    _tell_upgrades(manifest, _fixed(spec, parts), context)
     if not is_same(manifest["model"], model_of(parts.backend)):
         found.chain.segments = []  # those of another model cannot be laid under what comes
     if isinstance(parts.source, Resumable) and manifest["source"] is not None:

@@ -28,6 +28,7 @@ class Wrapper(Backend):
         self.ragged, self.label = inner.ragged, inner.label
         self.scan = None if inner.scan is None else self._scan
         self.explain, self.interrupt = inner.explain, inner.interrupt
+        self.libraries = inner.libraries
 
     def open(self, device: str = "cpu", threads: int = 1) -> None:
         """See `Backend.open`."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from streamrnn.commit.job import build_job
 from streamrnn.daemon.stats import Stats
+from streamrnn.deadline import deadline
 from streamrnn.errors import StreamrnnError
 
 if TYPE_CHECKING:
@@ -79,6 +81,8 @@ class Hosted:
         self.exit_code = 0
         self.turned_s = self.began_s = self.again_s = opened.context.clock.monotonic()
         """When it last came to the end of a turn, began to serve, and may be built again."""
+        self._kept = ExitStack()
+        """The deadline of the model that serves."""
         self._asked: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._lock = Lock()
         self._stopping = False
@@ -194,6 +198,8 @@ class Hosted:
         if pipeline.commits is not None and (made := pipeline.commits.made) is not None:
             self.stats.committed(made.number, made.events, made.bytes, made.duration_s)
         self.began_s = self._now()
+        self._kept.close()
+        self._kept.enter_context(deadline(pipeline))
         with self._lock:
             self.pipeline, self.state = pipeline, "serving"
             self.error, self.tried = "", True
@@ -244,6 +250,7 @@ class Hosted:
         with self._lock:
             self.pipeline, self.state, self.tried = None, state, True
             asked, self._asked = self._asked, deque()
+        self._kept.close()
         self.stats.stops()
         for answer, _ in asked:
             if answer.set_running_or_notify_cancel():

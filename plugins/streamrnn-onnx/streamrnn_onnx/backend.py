@@ -12,7 +12,7 @@ from streamrnn.backend import Backend, Description, Fact
 from streamrnn.errors import ModelError
 from streamrnn_onnx.axes import Layout
 from streamrnn_onnx.graph import mixing
-from streamrnn_onnx.session import Stoppable, one_line
+from streamrnn_onnx.session import Stoppable, one_line, version
 from streamrnn_onnx.stepping import Stepper, gate
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class OnnxBackend(Backend):
         self._asked = list(dict.fromkeys(asked))
         self._session: Any = Stoppable(session)
         self.interrupt = self._interrupt
+        self.libraries = {"onnxruntime": version()}
         self.scan = self._scan if scans else None
         self._stepper = self._short_way()
         self.explain = lambda: facts

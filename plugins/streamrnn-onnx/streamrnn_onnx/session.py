@@ -55,6 +55,13 @@ class Stoppable:
         return getattr(self._session, name)
 
 
+def version() -> str:
+    """That of ONNX Runtime."""
+    import onnxruntime as ort
+
+    return str(ort.__version__)
+
+
 def open_session(model: bytes, wanted: Sequence[Provider], threads: int) -> Opened:
     """A session on the first of the providers that works here.
 

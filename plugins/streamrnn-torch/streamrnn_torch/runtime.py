@@ -78,6 +78,7 @@ class OnDevice(Backend):
         """Raises `OptionError` for a device that is not there."""
         self._device, self._dtype = device_named(config.device), DTYPES[config.dtype]
         self._threads, self._compiled, self._opened = config.threads, config.compile, False
+        self.libraries = {"torch": torch.__version__}
         if config.device != "cpu" if own_slab is None else own_slab:
             self.make_slab = self._make_slab
 
