@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import logging
 import os
 import random
 import re
 import shutil
+import signal
 import socket
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread, main_thread
 
 import crash_harness
 import numpy as np
@@ -155,6 +159,67 @@ def test_a_slow_commit_is_not_overtaken():
     assert fs.content(BASE / "out.txt") == expected[0]
 
 
+@contextmanager
+def interrupted():
+    """Signals that mean nothing, one after the other, whatever call is under way; how many came."""
+    came, over = [], Event()
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: came.append(number))
+
+    def send():
+        while not over.wait(0.0005):
+            signal.pthread_kill(main_thread().ident, signal.SIGUSR2)
+
+    sender = Thread(target=send)
+    sender.start()
+    try:
+        yield came
+    finally:
+        over.set()
+        sender.join()
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_calls_that_signals_interrupt_are_made_again(tmp_path):
+    """Those that read and write files and commits."""
+    text = crash_harness.FORMULA.replace("every_s: 2, keep: 1", "every_s: 0, keep: 1").lstrip()
+    outputs = {}
+    for name in ("left alone", "interrupted"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "p.yaml").write_text(text)
+        (folder / "a.jsonl").write_bytes(crash_harness.events(random.Random(5), 2000))
+        (folder / "b.jsonl").write_bytes(crash_harness.events(random.Random(6), 2000))
+        with interrupted() if name == "interrupted" else nullcontext([0] * 9) as came:
+            serve(folder)
+        assert len(came) > 8
+        outputs[name] = [(folder / each).read_bytes() for each in ("out.txt", "bad.txt")]
+    assert outputs["interrupted"] == outputs["left alone"]
+    assert len(outputs["interrupted"][0]) > 10_000
+
+
+def test_others_do_not_wait_for_a_key_with_half_of_all_events(tmp_path):
+    """Every turn answers all that it has read, in order, and reads no more than it may."""
+    lines = [f'{{"k": "{"hot" if i % 2 else i}", "x": {i}}}' for i in range(1000)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "p.yaml").write_text(SKEWED)
+    pipeline = build_job(*open_pipeline(str(tmp_path / "p.yaml"), REGISTRY))
+    turns = list(iter(pipeline.run_once, None))
+    pipeline.close()
+    assert {report.events for report in turns if report.events} == {64, 1000 % 64}
+    assert all(report.outputs == report.events for report in turns)
+    answered = [json.loads(line)["x"] for line in (tmp_path / "out.txt").read_text().splitlines()]
+    assert answered == list(range(1000))
+
+
+SKEWED = """
+source: {type: file, path: in.jsonl}
+decode: {type: jsonl}
+event: {key: k, inputs: {x: [{field: x}]}}
+model: {type: formula, state: {s: 0}, update: {s: "0.5*s + x"}, output: {y: s}}
+encode: {type: jsonl, include: [x]}
+sink: {type: file, path: out.txt}
+limits: {max_batch_events: 64}
+"""
 WEIGHED = """
 source: {type: file, path: in.jsonl}
 decode: {type: jsonl}

@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,25 +162,44 @@ def test_bad_neighbours_hurt_nobody(tmp_path: Path) -> None:
         assert turns < 300
 
 
-def test_a_signal_ends_it_once_what_was_read_is_answered(tmp_path: Path) -> None:
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+    """`streamrnn run` of a pipeline behind a UNIX socket, and a client of it."""
     file = Path(__file__).parents[1] / "pipelines" / "socket_echo.yaml"
-    path = tmp_path / "s"
+    path = folder / "s"
     env = {**os.environ, "SOCKET": str(path), "PORT": "0"}
     command = [sys.executable, "-m", "streamrnn", "run", "--quiet", str(file)]
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
-    client = socket.socket(socket.AF_UNIX)
-    client.settimeout(30)
-    while client.connect_ex(str(path)) != 0:
-        with suppress(subprocess.TimeoutExpired):
-            pytest.fail(f"it ended with {process.wait(timeout=0.05)}")
-    client.sendall(b'{"id": "a", "x": 3}\n{"id": "a", "x": 3}\n')
-    answers = client.makefile("rb")
-    assert [json.loads(answers.readline())["y"] for _ in range(2)] == [2, -4]
-    client.sendall(b'{"id": "a"')
-    process.send_signal(signal.SIGTERM)
-    assert answers.read() == b""
-    assert process.wait(timeout=30) == 0
-    assert process.communicate()[1].startswith(b"source: durability: memory")
-    assert not path.exists()
-    answers.close()
-    client.close()
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE) as process:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(30)
+        while client.connect_ex(str(path)) != 0:
+            with suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"it ended with {process.wait(timeout=0.05)}")
+        with client:
+            yield process, client
+        process.terminate()
+
+
+def test_a_signal_ends_it_once_what_was_read_is_answered(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, client):
+        client.sendall(b'{"id": "a", "x": 3}\n{"id": "a", "x": 3}\n')
+        with client.makefile("rb") as answers:
+            assert [json.loads(answers.readline())["y"] for _ in range(2)] == [2, -4]
+            client.sendall(b'{"id": "a"')
+            process.send_signal(signal.SIGTERM)
+            assert answers.read() == b""
+        assert process.wait(timeout=30) == 0
+        assert process.communicate()[1].startswith(b"source: durability: memory")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_process_that_was_stopped_goes_on_in_the_midst_of_a_line(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, client), client.makefile("rb") as answers:
+        client.sendall(b'{"id": "a", "x": 3}\n{"id": "a",')
+        assert json.loads(answers.readline())["y"] == 2
+        process.send_signal(signal.SIGSTOP)
+        while Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
+            pass
+        client.sendall(b' "x": 3}\n')
+        process.send_signal(signal.SIGCONT)
+        assert json.loads(answers.readline())["y"] == -4
