@@ -15,6 +15,8 @@ from streamrnn.errors import StateError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from streamrnn.events import IntArray
+
 _MAP_BYTES = 1 << 42
 """The most it may grow to. Only addresses are taken, no memory and no disk."""
 _DIGEST_BYTES, _NUMBER_BYTES = 16, 8
@@ -67,6 +69,10 @@ class ColdStore(Protocol):
 
     def before(self, time: int) -> list[int]:
         """The numbers of the last events of keys whose time lies before `time`, in any order."""
+        ...
+
+    def kept(self, sequences: IntArray) -> IntArray:
+        """Those of the numbers of last events that are there; int64, sorted as given."""
         ...
 
     def snapshot(self) -> Snapshot:
@@ -178,6 +184,20 @@ class LmdbStore:
                     break
                 found.append(_read(key[_NUMBER_BYTES:]))
         return found
+
+    def kept(self, sequences: IntArray) -> IntArray:
+        """See `ColdStore`."""
+        import numpy as np
+
+        found = [np.zeros(0, np.int64)]
+        if self._count:
+            with self._env.begin() as txn:
+                cursor = txn.cursor(self._values)
+                for start in range(0, len(sequences), _CHUNK):
+                    numbers = map(_number, sequences[start : start + _CHUNK].tolist())
+                    there = [_read(number) for number, _ in cursor.getmulti(numbers)]
+                    found.append(np.array(there, np.int64))
+        return np.concatenate(found)
 
     def snapshot(self) -> Snapshot:
         """See `ColdStore`."""

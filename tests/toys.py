@@ -236,6 +236,9 @@ class MemoryCold:
     def before(self, time):
         return [sequence for sequence, key in self.held.items() if key.time < time]
 
+    def kept(self, sequences):
+        return sequences[[sequence in self.held for sequence in sequences.tolist()]]
+
     def snapshot(self):
         return MemorySnapshot(dict(self.held))
 

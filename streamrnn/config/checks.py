@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from streamrnn.builtins.resets import RuleOptions
@@ -83,6 +84,8 @@ def state_problems(file: m.PipelineFile) -> Iterator[Problem]:
     if state.tiers not in (["memory"], ["memory", "disk"]):
         yield ("state", "tiers"), f"expected [memory] or [memory, disk], found [{', '.join(state.tiers)}]"
         return
+    if "disk" in state.tiers and find_spec("lmdb") is None:
+        yield ("state", "tiers"), "disk needs lmdb, which is not installed: pip install 'streamrnn[lmdb]'"
     for name in ("hot_keys", "dir"):
         given = getattr(state, name) is not None
         if given and "disk" not in state.tiers:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _NONE = -1
 _SOME = 4096
+_SPARE = 65_536
+"""Entries beyond twice what can be meant before those that mean nothing any more are left out."""
 
 
 class Tiers:
@@ -43,8 +45,7 @@ class Tiers:
         self.count = 0
         """Numbers that were ever in use."""
         self._free: list[int] = []
-        self._freed: list[IntArray] = []
-        self._owed: list[IntArray] = []
+        self._freed, self._owed = Noted(), Noted()
         """Since the last segment: numbers that became free, and changed keys that went cold."""
         self._is_saved = False
         """Whether there ever was a segment: else nobody will ask for what changed since."""
@@ -112,10 +113,9 @@ class Tiers:
 
     def freeze(self, base: bool) -> Changes:
         """What a segment of this moment holds beside rows; what changes from now on is owed to the next."""
-        owed = None if base else np.unique(np.concatenate([*self._owed, np.zeros(0, np.int64)])).tolist()
-        freed = np.concatenate([*self._freed, np.zeros(0, np.int64)])
-        freed = freed[:0] if base else np.intersect1d(freed, np.array(self._free, np.int64))
-        self._owed, self._freed, self._is_saved = [], [], True
+        owed = None if base else self._owed.all().tolist()
+        freed = self._freed.all()[:0] if base else self._still_free(self._freed.all())
+        self._owed, self._freed, self._is_saved = Noted(), Noted(), True
         return Changes(self.cold.snapshot(), owed, freed, self._packing.unpack)
 
     def restore(self, numbers: IntArray, live: BoolArray, tensors: Mapping[str, Array]) -> None:
@@ -144,7 +144,7 @@ class Tiers:
         newest = self.cold.ends(self.hot // 2, newest=True)
         for start in range(0, len(newest), _SOME):
             self._lay(self.cold.pop_at(newest[start : start + _SOME]))
-        self._freed, self._owed, self._is_saved = [], [], True
+        self._freed, self._owed, self._is_saved = Noted(), Noted(), True
 
     def _cool(self, count: int, but: IntArray) -> None:
         """The keys heard longest ago go cold, except those of some rows, sorted."""
@@ -153,12 +153,13 @@ class Tiers:
         store.copy_before(rows)
         if self._is_saved:
             changed = rows[store.dirty.touched(rows)]
-            self._owed.append(store.columns["sequence"][changed])
+            self._owed.add(store.columns["sequence"][changed])
         records = store.columns.take(rows)
         columns = {name: records[name] for name in store.columns.arrays}
         self._put(
             Packs(self.numbers[rows], store.keys.names.packed(rows).each(), columns, store.slab.read(rows))
         )
+        self._owed.keep_within(2 * len(self.cold) + _SPARE, self.cold.kept)
         store.keys.vacate(rows)
         store.columns.clear(rows)
         self.numbers[rows] = _NONE
@@ -184,7 +185,37 @@ class Tiers:
     def _forget(self, numbers: IntArray) -> None:
         self._free += numbers.tolist()
         if self._is_saved:
-            self._freed.append(numbers.copy())
+            self._freed.add(numbers.copy())
+            self._freed.keep_within(2 * self.count + _SPARE, self._still_free)
+
+    def _still_free(self, numbers: IntArray) -> IntArray:
+        return np.intersect1d(numbers, np.array(self._free, np.int64))
+
+
+class Noted:
+    """Numbers that were noted one time after the other, some of them more than once."""
+
+    def __init__(self) -> None:
+        self._parts: list[IntArray] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, numbers: IntArray) -> None:
+        """Note more."""
+        self._parts.append(numbers)
+        self._count += len(numbers)
+
+    def all(self) -> IntArray:
+        """What was noted, each number once, sorted."""
+        return np.unique(np.concatenate([*self._parts, np.zeros(0, np.int64)]))
+
+    def keep_within(self, most: int, still: Callable[[IntArray], IntArray]) -> None:
+        """With more entries than `most`, forget those that `still` leaves out."""
+        if self._count > most:
+            self._parts = [still(self.all())]
+            self._count = len(self._parts[0])
 
 
 class Changes:
