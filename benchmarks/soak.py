@@ -3,7 +3,8 @@
 `python -m benchmarks.soak` serves 86,400,000 events, a thousand for every second of the clock, as fast as the
 machine can; `python -m benchmarks.soak 3600000` an hour of them. Every hundredth part of the way it looks at
 the process and at its files. Ids come twice, times run up to three seconds behind, a record in a million is
-none, keys come and go, outputs are rotated every hour, and there is a commit every minute.
+none, a key a second comes and another goes, of which the last 10,000 are remembered, outputs are rotated
+every hour, and there is a commit every minute.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import resource
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -40,7 +42,7 @@ model: {{type: formula, state: {{s: 0}}, update: {{s: "0.9*s + x"}}, output: {{y
 encode: {{type: jsonl, include: [k]}}
 sink: {{type: file, path: out.jsonl, rotate: {{max_age_s: 3600, keep: 2}}}}
 dead_letter: {{path: bad.jsonl}}
-limits: {{max_keys: 60000, idle_s: 600, remember_evicted: 100000}}
+limits: {{max_keys: 60000, idle_s: 600, remember_evicted: 10000}}
 checkpoint: {{dir: job, every_s: 60}}
 """
 _RECORD = b'{"k":"000000","t":1000000000000,"x":0}\n'
@@ -92,6 +94,15 @@ class SoakSource:
         pass
 
 
+def _size_bytes(folder: Path) -> int:
+    """Of all files in it; a commit that is being made renames and removes some meanwhile."""
+    size = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            size += path.stat().st_size
+    return size
+
+
 def _write(lines: np.ndarray, at: int, digits: int, numbers: np.ndarray) -> None:
     """Put numbers into every line, with zeros before them."""
     for place in range(at + digits - 1, at - 1, -1):
@@ -125,7 +136,7 @@ class Looks:
 
     def look(self, report) -> None:
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-        files = sum(path.stat().st_size for path in (self.folder / "job").iterdir())
+        files = _size_bytes(self.folder / "job")
         count = len(os.listdir("/proc/self/fd"))
         threads = threading.active_count()
         self.rows.append((self.events, resident, count, threads, files, report.live_keys, report.held))
