@@ -154,15 +154,19 @@ class Tiers:
         if self._is_saved:
             changed = rows[store.dirty.touched(rows)]
             self._owed.add(store.columns["sequence"][changed])
-        records = store.columns.take(rows)
-        columns = {name: records[name] for name in store.columns.arrays}
-        self._put(
-            Packs(self.numbers[rows], store.keys.names.packed(rows).each(), columns, store.slab.read(rows))
-        )
+        for start in range(0, len(rows), _SOME):  # what a transaction changes stays in memory until its end
+            self._put(self._packs(rows[start : start + _SOME]))
         self._owed.keep_within(2 * len(self.cold) + _SPARE, self.cold.kept)
         store.keys.vacate(rows)
         store.columns.clear(rows)
         self.numbers[rows] = _NONE
+
+    def _packs(self, rows: IntArray) -> Packs:
+        store = self._store
+        records = store.columns.take(rows)
+        columns = {name: records[name] for name in store.columns.arrays}
+        keys = store.keys.names.packed(rows).each()
+        return Packs(self.numbers[rows], keys, columns, store.slab.read(rows))
 
     def _lay(self, values: Sequence[bytes]) -> None:
         """Put cold keys into free rows."""
