@@ -44,14 +44,16 @@ def build_pipeline(
     context: Context,
     source: Source | None = None,
     sink: Sink | None = None,
+    model: tuple[Backend, Verdict] | None = None,
 ) -> Pipeline:
-    """Load the model and open both ends; `source` and `sink` take the place of those in the file.
+    """Load the model and open both ends; `source`, `sink` and `model` take the place of those in the file.
 
     Raises `ConfigError` for what only shows now, `ModelError`, `SourceError` or `SinkError`.
     """
     with ExitStack() as opened:  # closes what is open already if something after it fails
-        backend, verdict = build_backend(spec, context)
-        opened.callback(backend.close)
+        backend, verdict = model or build_backend(spec, context)
+        if model is None:
+            opened.callback(backend.close)
         try:
             parts = _parts(spec, context, backend, verdict, opened, source, sink)
         except OptionError as error:

@@ -14,7 +14,8 @@ FLOORS = {
     1: "definition order resets features codecs sources sinks backends core builtins encode rejects net log "
     "reserve memory",
     2: "config registry event",
-    3: "auto build ceilings commit deadline explain export line pipeline reading verify replay letters",
+    3: "auto build ceilings commit deadline explain export line pipeline reading verify replay letters "
+    "warmup",
     4: "testing pipeline_tests daemon cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}

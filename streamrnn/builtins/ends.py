@@ -111,6 +111,11 @@ class FileSourceConfig(BaseModel):
         "the file that took its name is read; a deleted one is waited for as long.",
     )
 
+    @property
+    def again(self) -> FileSourceConfig:
+        """See docs/plugins.md."""
+        return self.model_copy(update={"start": "start"})
+
     if_lost: Literal["refuse", "skip"] = Field(
         default="refuse",
         description="With `follow` and `checkpoint`, what to do if a file that was being read is gone at the "

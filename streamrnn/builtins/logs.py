@@ -117,6 +117,11 @@ class LogSourceConfig(BaseModel):
     )
 
     @property
+    def again(self) -> LogSourceConfig:
+        """See docs/plugins.md."""
+        return self if self.start != "latest" else self.model_copy(update={"start": "earliest"})
+
+    @property
     def record_fields(self) -> tuple[str, ...]:
         """See docs/plugins.md."""
         own = ("log.offset", "log.partition")

@@ -14,7 +14,7 @@ from streamrnn.cli.asking import asks, client, shown
 @click.argument("pipeline", required=False)
 @click.option(
     "--state",
-    type=click.Choice(["keep", "reset", "refuse"]),
+    type=click.Choice(["keep", "reset", "warmup", "refuse"]),
     help="What becomes of states if the model has changed; else what its file says, or keep if they fit.",
 )
 @asks

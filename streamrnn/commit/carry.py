@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,9 +16,10 @@ from streamrnn.events import Mark, Origin
 if TYPE_CHECKING:
     from streamrnn.backend import Backend
     from streamrnn.core import Shards
+    from streamrnn.warmup import Warming
 
-Change = Literal["refuse", "keep", "reset"]
-Way = Literal["same", "keep", "reset"]
+Change = Literal["refuse", "keep", "reset", "warmup"]
+Way = Literal["same", "keep", "reset", "warmup"]
 _ORIGIN = Origin("control", "model")
 
 
@@ -42,7 +44,7 @@ def way(was: Mapping[str, Any], now: Mapping[str, Any], asked: Change) -> Way:
     """How states of the model `was` are taken over by `now`. Raises `StateError` with what differs."""
     if is_same(was, now):
         return "same"
-    if asked == "reset" or (asked == "keep" and was["state"] == now["state"]):
+    if asked in ("reset", "warmup") or (asked == "keep" and was["state"] == now["state"]):
         return asked
     lines = [
         f"  model.{name}: was {_short(was[name])}, is {_short(now[name])}"
@@ -55,10 +57,14 @@ def way(was: Mapping[str, Any], now: Mapping[str, Any], asked: Change) -> Way:
 
 @dataclass
 class Carrying:
-    """States on their way to `backend`, whose rules and keys are the same; `reset` leaves only the latter."""
+    """States on their way to `backend`, whose rules and keys are the same.
+
+    `reset` leaves only the latter; under `warmup`, states are made anew by `warming`.
+    """
 
     backend: Backend
     way: Way
+    warming: Warming | None = None
 
     def segments(
         self, segments: Iterable[tuple[str, Iterable[bytes]]]
@@ -68,11 +74,15 @@ class Carrying:
             yield partition, self._carried(blobs)
 
     def settle(self, shards: Shards) -> None:
-        """After the states are restored: under `reset` the next event of every key begins anew, and says
-        so.
+        """After the states are restored: under `reset` the next event of every key begins anew, and says so;
+        under `warmup`, for which all was checked, every key gets its new state.
         """
         if self.way == "reset":
             shards.mark(Mark("control", _ORIGIN))
+        elif self.way == "warmup":
+            assert self.warming is not None
+            with closing(self.warming):
+                self.warming.lay(shards)
 
     def _carried(self, blobs: Iterable[bytes]) -> Iterator[bytes]:
         state = self.backend.state
@@ -82,7 +92,7 @@ class Carrying:
                 continue
             header, tensors = parse(blob)
             header |= {"fingerprint": state.fingerprint, "meaning": state.meaning}
-            if self.way == "reset":
+            if self.way in ("reset", "warmup"):
                 rows = len(tensors["rows"])
                 tensors = {name: a for name, a in tensors.items() if not name.startswith("state.")}
                 for tensor in state.tensors:

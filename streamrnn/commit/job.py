@@ -21,6 +21,7 @@ from streamrnn.commit.writer import Chain, Commits
 from streamrnn.core.shards import WHOLE
 from streamrnn.errors import StateError
 from streamrnn.ports import Resumable
+from streamrnn.warmup import build_warming
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,7 +73,9 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
         opened.callback(pipeline.close, StateError("not started"))
         parts = pipeline.parts
         watch = Suspects(folder, context, control, spec.file.limits.max_batch_events)
-        found = None if newest is None else _go_on(commits_there, spec, pipeline, context, control)
+        found = None
+        if newest is not None:
+            found = _go_on(commits_there, spec, pipeline, registry, context, control)
         _tell_promises(spec, parts, context)
         watch.begin(0 if found is None else found.manifest["number"], parts.shards.events)
         parts.watch = watch
@@ -180,7 +183,12 @@ def _hold(folder: Path, context: Context) -> BinaryIO:
 
 
 def _go_on(
-    there: recovery.Recovery, spec: PipelineSpec, pipeline: Pipeline, context: Context, control: ControlLog
+    there: recovery.Recovery,
+    spec: PipelineSpec,
+    pipeline: Pipeline,
+    registry: Registry,
+    context: Context,
+    control: ControlLog,
 ) -> recovery.Found:
     """State, source, then outputs, which are the only ones that change something."""
     parts = pipeline.parts
@@ -192,6 +200,9 @@ def _go_on(
         carrying = _carrying(there.folder, manifest, spec, parts, control)
         notes.clear()
         notes.update(restore(parts, carrying.segments(segments), there.folder))
+        if carrying.way == "warmup":
+            carrying.warming = build_warming(spec, registry, context, parts.backend, parts.verdict)
+            carrying.warming.check(parts.shards)
         carrying.settle(parts.shards)
 
     found = there.restore(restored)

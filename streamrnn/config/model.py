@@ -239,10 +239,10 @@ class Checkpoint(Section):
         10, ge=0, description="seconds between two commits; 0 begins one when the last is done"
     )
     keep: int = Field(2, ge=1, le=100, description="how many commits stay, to fall back to a former one")
-    model_change: Literal["refuse", "keep", "reset"] = Field(
+    model_change: Literal["refuse", "keep", "reset", "warmup"] = Field(
         "refuse",
         description="what becomes of states kept by another model: `keep` goes on with the same shapes, "
-        "`reset` lets every key begin anew",
+        "`reset` lets every key begin anew, `warmup` serves once more what the source has read",
     )
 
 

@@ -38,6 +38,22 @@ def recorded(
     return spec
 
 
+def read_again(spec: PipelineSpec, registry: Registry) -> PipelineSpec | None:
+    """The pipeline with a source that gives from the beginning what its own has read; None if there is none.
+
+    A log that a source writes is read itself. Options of other sources may say in `again` how they would be
+    read from the beginning.
+    """
+    options = spec.source.options
+    if log := getattr(options, "log", None):
+        component = registry.find("source", "log")
+        assert component is not None
+        read = component.config.model_validate({"path": log, "records": "enveloped", "follow": True})
+        return replace(spec, source=Chosen(component, read, ("source",)))
+    again = getattr(options, "again", None)
+    return None if again is None else replace(spec, source=replace(spec.source, options=again))
+
+
 def _literal(path: str) -> str:
     """A path as the file source reads it, whatever the pipeline's folder; `[` begins a pattern there."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in str(Path(path).absolute()))

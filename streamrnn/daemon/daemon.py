@@ -149,11 +149,11 @@ class Daemon:
                 f"name: expected {hosted.name}, found {opened.name}: a reload cannot rename it"
             )
         self._check_clashes(opened)
-        prepared = prepare(opened, state)
+        prepared = prepare(opened, state, hosted)
         try:
             answer = hosted.ask(lambda pipeline: switch(hosted, prepared))
         except NotServingError:
-            prepared.pipeline.parts.backend.close()
+            prepared.close()
             if hosted.state == "waiting":
                 hosted.observe(opened)
                 hosted.opened = opened

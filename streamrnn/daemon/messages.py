@@ -47,7 +47,7 @@ class ResetDone(Message):
 class Reload(Message):
     """What to do with states of another model; left out: as the file says, or `keep` if they fit."""
 
-    state: Literal["keep", "reset", "refuse"] | None = None
+    state: Literal["keep", "reset", "warmup", "refuse"] | None = None
 
 
 class Reloaded(Message):

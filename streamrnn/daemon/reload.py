@@ -22,15 +22,17 @@ from streamrnn.commit.recovery import differences
 from streamrnn.commit.writer import Commits
 from streamrnn.daemon.commands import agree
 from streamrnn.daemon.hosted import RefusedError
-from streamrnn.errors import StateError, StreamrnnError
+from streamrnn.errors import SourceError, StateError, StreamrnnError
 from streamrnn.pipeline import Pipeline
 from streamrnn.ports import Resumable
 from streamrnn.testing import built_unread
+from streamrnn.warmup import build_warming
 
 if TYPE_CHECKING:
     from streamrnn.config.spec import Chosen, PipelineSpec
     from streamrnn.daemon.hosted import Hosted, Opened
     from streamrnn.line import Parts
+    from streamrnn.warmup import Warming
 
 _DECIDES = ("event.key", "event.time", "event.inputs", "reset", "order", "model.context")
 """What a state means beside the model: where one of these changes, no key can go on."""
@@ -43,11 +45,58 @@ class Prepared:
     opened: Opened
     pipeline: Pipeline
     asked: Change | None
+    warming: Warming | None = None
+
+    def close(self) -> None:
+        """It does not take over."""
+        self.pipeline.parts.backend.close()
+        if self.warming is not None:
+            self.warming.close()
 
 
-def prepare(opened: Opened, asked: Change | None) -> Prepared:
-    """Load and probe the model of a changed file. Raises what building it does, and changes nothing."""
-    return Prepared(opened, built_unread(opened.spec, opened.registry, opened.context), asked)
+def prepare(opened: Opened, asked: Change | None, hosted: Hosted | None = None) -> Prepared:
+    """Load and probe the model of a changed file; warm it up beside the `hosted` pipeline if that is asked.
+
+    Raises what building it does, and changes nothing.
+    """
+    prepared = Prepared(opened, built_unread(opened.spec, opened.registry, opened.context), asked)
+    if hosted is None or _asked_change(prepared) != "warmup":
+        return prepared
+    try:
+        _warm_up(prepared, hosted)
+    except BaseException:
+        prepared.close()
+        raise
+    return prepared
+
+
+def _warm_up(prepared: Prepared, hosted: Hosted) -> None:
+    """Serve most of what the pipeline has served, while it goes on."""
+    parts = prepared.pipeline.parts
+
+    def look(pipeline: Pipeline) -> tuple[bool, dict[str, int]]:
+        shards = pipeline.parts.shards
+        same = is_same(model_of(pipeline.parts.backend), model_of(parts.backend))
+        return same, {name: core.store.sequence for name, core in shards.items()}
+
+    same, goals = hosted.ask(look).result()
+    if same:
+        return
+    prepared.warming = _warming(prepared)
+    prepared.warming.catch_up(goals)
+
+
+def _warming(prepared: Prepared) -> Warming:
+    opened, parts = prepared.opened, prepared.pipeline.parts
+    return build_warming(opened.spec, opened.registry, opened.context, parts.backend, parts.verdict)
+
+
+def _asked_change(prepared: Prepared) -> Change | None:
+    """What was asked to become of states, with the reload or by the file; None if nothing was said."""
+    checkpoint = prepared.opened.spec.file.checkpoint
+    if prepared.asked is None and checkpoint is not None and "model_change" in checkpoint.model_fields_set:
+        return checkpoint.model_change
+    return prepared.asked
 
 
 def switch(hosted: Hosted, prepared: Prepared) -> str:
@@ -61,7 +110,7 @@ def switch(hosted: Hosted, prepared: Prepared) -> str:
         else:
             told = _build_again(hosted, pipeline, prepared)
     except RefusedError:
-        prepared.pipeline.parts.backend.close()
+        prepared.close()
         raise
     return told
 
@@ -108,6 +157,8 @@ def _exchange(hosted: Hosted, pipeline: Pipeline, prepared: Prepared) -> str:
     if len(was.shards) > new.file.limits.max_keys:
         text = f"limits.max_keys: expected room for the {len(was.shards)} keys there are"
         raise RefusedError(f"{text}, found {new.file.limits.max_keys}")
+    if carrying is not None and carrying.warming is not None:
+        _check(carrying.warming, was)
     commits = pipeline.commits
     if isinstance(commits, Commits):
         change = {
@@ -129,6 +180,14 @@ def _exchange(hosted: Hosted, pipeline: Pipeline, prepared: Prepared) -> str:
     return f"reloaded; {moved}"
 
 
+def _check(warming: Warming, parts: Parts) -> None:
+    """Serve what has come since it was warmed up. Raises `RefusedError` if a key cannot go on."""
+    try:
+        warming.check(parts.shards)
+    except (StateError, SourceError) as error:
+        raise RefusedError(str(error)) from error
+
+
 def _declared(old: PipelineSpec, new: PipelineSpec) -> list[str]:
     """What has changed of keys, time, inputs and rules, a line each."""
     was, now = described(old), described(new)
@@ -139,9 +198,7 @@ def _carrying(hosted: Hosted, pipeline: Pipeline, prepared: Prepared, declared: 
     """How states go over; None if none do, since keys are not what they were. Raises `RefusedError`."""
     checkpoint = prepared.opened.spec.file.checkpoint
     was, now = model_of(pipeline.parts.backend), model_of(prepared.pipeline.parts.backend)
-    asked = prepared.asked
-    if asked is None and checkpoint is not None and "model_change" in checkpoint.model_fields_set:
-        asked = checkpoint.model_change
+    asked = _asked_change(prepared)
     if asked is None:
         asked = "keep" if was["state"] == now["state"] else "refuse"
     if declared:
@@ -154,7 +211,10 @@ def _carrying(hosted: Hosted, pipeline: Pipeline, prepared: Prepared, declared: 
         )
         raise RefusedError("\n".join(["no key could go on, since these have changed:", *declared, ways]))
     try:
-        return Carrying(prepared.pipeline.parts.backend, way(was, now, asked))
+        carrying = Carrying(prepared.pipeline.parts.backend, way(was, now, asked))
+        if carrying.way == "warmup":
+            prepared.warming = carrying.warming = prepared.warming or _warming(prepared)
+        return carrying
     except StateError as error:
         raise RefusedError(f"{error}\n--state reset lets every key begin anew") from error
 
@@ -172,7 +232,12 @@ def _moved(was: Parts, now: Parts, carrying: Carrying | None, hosted: Hosted) ->
     except StateError as error:
         raise RefusedError(str(error)) from error
     carrying.settle(now.shards)
-    words = {"same": "stay as they were", "keep": "go on under the new model", "reset": "begin anew"}
+    words = {
+        "same": "stay as they were",
+        "keep": "go on under the new model",
+        "reset": "begin anew",
+        "warmup": "go on as the new model would have left them",
+    }
     return f"{count} keys {words[carrying.way]}"
 
 

@@ -102,6 +102,11 @@ class KafkaLogSourceConfig(SourceOptions):
         description="Whether the topic is compacted, so that offsets may be missing between others.",
     )
 
+    @property
+    def again(self) -> KafkaLogSourceConfig:
+        """See docs/plugins.md of the core."""
+        return self.model_copy(update={"start": "earliest"})
+
 
 Brokers = Annotated[
     str,
