@@ -8,9 +8,9 @@ otherwise nothing is taken over.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -105,8 +105,8 @@ class Warming:
         """Do what was asked of the pipeline from outside, each where it was done."""
         shards = self.parts.shards
         entries = self.find_commands()
-        for entry in entries[self._obeyed :]:
-            if (reset := _reset_of(entry)) is not None:
+        for entry, reset in resets_of(entries):
+            if entry.sequence > self._obeyed:
                 self._go_to(entry)
                 control.apply_reset(shards, reset, lambda core, told: core.mark(told))
         self._obeyed = len(entries)
@@ -223,12 +223,25 @@ class _Nowhere:
     def close(self) -> None: ...
 
 
-def _reset_of(entry: control.Entry) -> Mapping[str, object] | None:
-    """Which keys began anew at a command; all of them where another model took over with `reset`."""
-    if entry.command.get("reload", {}).get("state") == "reset":
-        return {"all": True}
-    reset: Mapping[str, object] | None = entry.command.get("reset")
-    return reset
+def resets_of(entries: Sequence[control.Entry]) -> list[tuple[control.Entry, Mapping[str, Any]]]:
+    """Which keys began anew at which commands, as seen from the model that serves now.
+
+    All of them did where a model took over with `reset`, or where a candidate began with it that was promoted
+    later.
+    """
+    found: list[tuple[control.Entry, Mapping[str, Any]]] = []
+    began: control.Entry | None = None
+    for entry in entries:
+        reload = entry.command.get("reload", {})
+        if reload.get("state") == "promote" and began is not None:
+            found.append((began, {"all": True}))
+        if reload.get("state") == "reset":
+            found.append((entry, {"all": True}))
+        if "reset" in entry.command:
+            found.append((entry, entry.command["reset"]))
+        if (state := reload.get("candidate")) is not None:
+            began = entry if state == "reset" else None
+    return sorted(found, key=lambda each: each[0].sequence)
 
 
 def _rows(core: Core, keys: list[str]) -> IntArray:

@@ -141,6 +141,35 @@ def test_it_begins_as_is_said(tmp_path, state, expected):
     assert [answer["y"] for answer in answers(tmp_path)] == [2.0, expected]
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_where_it_began_with_nothing_counts_once_it_is_the_model(tmp_path, restarts):
+    """A third model that is warmed up begins each key where the promoted one did."""
+
+    def put(n, update, more=""):
+        file = pipeline(tmp_path, source=SOURCES["a file that grows"], update=update,
+                        more=checkpoint("p", ", model_change: warmup") + "\n" + more)  # fmt: skip
+        with open(tmp_path / "p.in", "a") as events:
+            events.write('{"k": "a", "x": 1}\n')
+        nonlocal it
+        if it is None:
+            it = hosted(file)
+        elif restarts:
+            end(it)
+            it = hosted(file)
+        else:
+            reload(it)
+        serve_all(it, tmp_path, n)
+
+    it = None
+    put(1, SUM)
+    put(2, SUM, candidate(0, "2*H + x", "reset"))
+    put(3, SUM, candidate(0, "2*H + x", "reset"))
+    put(4, "2*H + x")
+    put(5, "3*H + x")
+    end(it)
+    assert [answer["y"] for answer in answers(tmp_path)] == [1, 2, 3, 7, 40]
+
+
 def test_states_of_another_shape_are_not_kept(tmp_path):
     (tmp_path / "p.in").write_text('{"k": "a", "x": 2}\n')
     it = hosted(pipeline(tmp_path))

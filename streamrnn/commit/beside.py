@@ -47,6 +47,11 @@ class Begin:
             self.warming = build_warming(spec, registry, context, beside.backend, beside.verdict)
             self._carrying.warming = self.warming
 
+    @property
+    def way(self) -> str:
+        """What its states begin as."""
+        return self._carrying.way
+
     def fill(self) -> None:
         """Fill the candidate's cores from those of the model. The next commit must hold all state of both."""
         for _, core in self._parts.shards.items():

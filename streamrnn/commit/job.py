@@ -75,18 +75,18 @@ def build_job(spec: PipelineSpec, registry: Registry, context: Context) -> Pipel
         opened.callback(pipeline.close, StateError("not started"))
         parts = pipeline.parts
         watch = Suspects(folder, context, control, spec.file.limits.max_batch_events)
-        found = None
+        found, changed = None, False
         if newest is not None:
-            found = _go_on(commits_there, spec, pipeline, registry, context, control)
+            found, changed = _go_on(commits_there, spec, pipeline, registry, context, control)
         _tell_promises(spec, parts, context)
         watch.begin(0 if found is None else found.manifest["number"], parts.shards.events)
         parts.watch = watch
         chain = Chain() if found is None else found.chain
         commits = Commits(folder, config, parts, context, _fixed(spec, parts), chain, lock, control)
-        if found is None:
-            commits.commit()
-        elif not found.fell_back:
+        if found is not None and not found.fell_back:
             commits.tell(found.manifest["number"])
+        if found is None or changed:
+            commits.commit()
         pipeline.commits = commits
         opened.pop_all()
     return pipeline
@@ -185,22 +185,23 @@ def _hold(folder: Path, context: Context) -> BinaryIO:
     return lock
 
 
-def _go_on(
+def _take_states(
     there: recovery.Recovery,
     spec: PipelineSpec,
-    pipeline: Pipeline,
+    parts: Parts,
     registry: Registry,
     context: Context,
     control: ControlLog,
-) -> recovery.Found:
-    """State, source, then outputs, which are the only ones that change something."""
-    parts = pipeline.parts
+) -> tuple[recovery.Found, dict[str, str]]:
+    """Fill the cores. Returns the commit that is gone on from, and what became of states of other models."""
     notes: set[str] = set()
+    changed: dict[str, str] = {}
 
     def restored(manifest: m.Manifest, segments: Iterator[tuple[str, Iterator[bytes]]]) -> None:
         recovery.refuse_other(there.folder, manifest["pipeline"], described(spec))
         control.done = manifest.get("control", 0)
         becomes = fate(manifest["model"], manifest.get("candidate"), parts)
+        changed.clear()
         carrying = Carrying(parts.backend, "same")
         if becomes != "promote":
             carrying = _carrying(there.folder, manifest, spec, parts, control)
@@ -210,6 +211,10 @@ def _go_on(
             carrying.warming = build_warming(spec, registry, context, parts.backend, parts.verdict)
             carrying.warming.check(parts.shards.items())
         carrying.settle(parts.shards.items())
+        if (state := "promote" if becomes == "promote" else carrying.way) != "same":
+            changed["state"] = state
+        if becomes == "drop" and "candidate" in manifest:
+            changed["candidate"] = becomes
 
     found = there.restore(restored)
     if parts.candidate is not None and not _has_candidate(found.manifest, parts):
@@ -218,8 +223,26 @@ def _go_on(
             begin.warming.check(parts.shards.items())
         begin.fill()
         found.chain.segments = []
+        changed["candidate"] = begin.way
     for note in notes:
         context.log.warning("%s", note)
+    return found, changed
+
+
+def _go_on(
+    there: recovery.Recovery,
+    spec: PipelineSpec,
+    pipeline: Pipeline,
+    registry: Registry,
+    context: Context,
+    control: ControlLog,
+) -> tuple[recovery.Found, bool]:
+    """State, source, then outputs, which are the only ones that change something.
+
+    Whether states have become those of another model is told beside the commit that is gone on from.
+    """
+    parts = pipeline.parts
+    found, changed = _take_states(there, spec, parts, registry, context, control)
     manifest = found.manifest
     _tell_upgrades(manifest, _fixed(spec, parts), context)
     if not is_same(manifest["model"], model_of(parts.backend)):
@@ -238,8 +261,11 @@ def _go_on(
     for entry in control.due(manifest["number"]):
         if "reset" in entry.command:
             apply_reset(parts.shards, entry.command["reset"], pipeline.heed)
+    if changed:  # so that who serves all of it again knows where which keys began anew
+        command = {"reload": {"fingerprint": model_of(parts.backend)["fingerprint"], **changed}}
+        control.append(command, manifest["number"], parts.shards.events, parts.source.position())
     control.done = len(control.entries)
-    return found
+    return found, bool(changed)
 
 
 def _has_candidate(manifest: m.Manifest, parts: Parts) -> bool:
@@ -302,7 +328,7 @@ def _carrying(
     for entry in control.due(manifest["number"]):
         reload = entry.command.get("reload", {})
         if reload.get("fingerprint") == now["fingerprint"]:  # a crash came between the command and its commit
-            asked = reload["state"]
+            asked = reload.get("state", asked)
     try:
         return Carrying(parts.backend, way(was, now, asked))
     except StateError:

@@ -46,6 +46,11 @@ class Handover:
         """What becomes of the states of the model."""
         return "promote" if self.fate == "promote" else self.carrying.way
 
+    def told(self) -> dict[str, str]:
+        """What control.log says of it."""
+        begins = {"candidate": self.begin.way} if self.begin is not None else {}
+        return {"state": self.way, **begins}
+
     @property
     def _warmings(self) -> list[Warming]:
         found = [self.carrying.warming, self.begin.warming if self.begin else None]

@@ -161,8 +161,8 @@ def _exchange(hosted: Hosted, pipeline: Pipeline, prepared: Prepared) -> str:
         handover.check()
     commits = pipeline.commits
     if isinstance(commits, Commits):
-        state = "reset" if handover is None else handover.way
-        agree(commits, {"reload": {"fingerprint": model_of(now.backend)["fingerprint"], "state": state}})
+        told = {"state": "reset"} if handover is None else handover.told()
+        agree(commits, {"reload": {"fingerprint": model_of(now.backend)["fingerprint"], **told}})
     now.shards.partitioned = was.shards.partitioned
     now.shards.forget()
     moved = f"{len(was.shards)} keys are forgotten"
