@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pluggy
 
     from streamrnn.commit.writer import Made
+    from streamrnn.context import Clock
     from streamrnn.core import Core
     from streamrnn.line import Parts, Served
 
@@ -72,8 +73,11 @@ class Onlooker(Protocol):
 class Pipeline:
     """`open`, then `run_once` until it answers None, then `close`; no signals, no printing inside."""
 
-    def __init__(self, parts: Parts, hooks: pluggy.PluginManager, on_broken: Callable[[str], None]) -> None:
+    def __init__(
+        self, parts: Parts, hooks: pluggy.PluginManager, on_broken: Callable[[str], None], clock: Clock
+    ) -> None:
         self.parts, self._hooks, self._on_broken = parts, hooks, on_broken
+        self._now_s = clock.monotonic
         self.info = PipelineInfo(parts.name, parts.backend_name, parts.verdict.numerics)
         self.commands: deque[Mark] = deque()
         """Marks to handle before the next read; may be appended to from another thread."""
@@ -137,10 +141,12 @@ class Pipeline:
             self._idle()
             parts.reserve.wait(wait_ms)
             return self._told(report)
+        begun_s = self._now_s()
         try:
             block = parts.source.read(parts.max_batch_events, wait_ms)
         except EndOfStream:
             return self._end(report)
+        report.read_s = self._now_s() - begun_s
         if isinstance(block, Mark):
             self._write(mark(parts, block), report)
         elif block:
@@ -174,12 +180,16 @@ class Pipeline:
         rejected: list[Rejected] = []
         if onlooker is not None:
             onlooker.begun()
+        begun_s = self._now_s()
         for served in served_blocks:
             out = served.out
+            report.serve_s += self._now_s() - begun_s
             if onlooker is not None:
                 onlooker.served(served)
             self.doing = "write"
+            begun_s = self._now_s()
             self.parts.sink.write(out)
+            report.write_s += self._now_s() - begun_s
             report.outputs += len(out)
             if out.rejected:
                 rejected += out.rejected
@@ -187,6 +197,7 @@ class Pipeline:
             self.doing = "serve"
             if onlooker is not None:
                 onlooker.begun()
+            begun_s = self._now_s()
         # Who is refused on arrival and who in his turn: how a stream is cut must not decide who comes first.
         rejected.sort(key=attrgetter("by"))
         report.rejected += tuple(rejected)

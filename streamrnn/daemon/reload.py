@@ -169,7 +169,7 @@ def _exchange(hosted: Hosted, pipeline: Pipeline, prepared: Prepared) -> str:
     moved = _moved(was, now, carrying, hosted)
     _adopt_ends(was, now, old, new)
     registry, context = prepared.opened.registry, prepared.opened.context
-    changed = Pipeline(now, registry.hooks, context.log.warning)
+    changed = Pipeline(now, registry.hooks, context.log.warning, context.clock)
     if isinstance(commits, Commits):
         changed.commits = successor = take_over(commits, new, now, context)
         successor.done()
