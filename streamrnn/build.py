@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from streamrnn import encode as e
+from streamrnn.backend import Description
 from streamrnn.ceilings import check_memory, cold_opener, reserve_of
 from streamrnn.config import checks
 from streamrnn.config import model as m
 from streamrnn.config.problems import Path, from_option_error, problem
 from streamrnn.config.spec import REFUSE_MISSING, SECONDS, Chosen, ElapsedItem, Item, PipelineSpec
 from streamrnn.core import Core, Shards
+from streamrnn.core.candidate import Share, Tally, WithCandidate
 from streamrnn.core.deadline import Timed
 from streamrnn.core.probe import Verdict, probe, settle
 from streamrnn.core.wrap import Chunked, WithContext
 from streamrnn.errors import ConfigError, ModelError, OptionError
 from streamrnn.event import EventStage, Reading, TimeReading
 from streamrnn.limits import Elapsed, Limits
-from streamrnn.line import Parts
+from streamrnn.line import Beside, Parts
 from streamrnn.order.policy import Policy
 from streamrnn.order.waiting import Waiting
 from streamrnn.pipeline import Pipeline
@@ -88,13 +91,25 @@ def _parts(
     opened.callback(sink.close)
     _attach(spec, sink, source, encoder)
     rejects = RejectFile(dead_letter.path, context) if dead_letter else RejectLog(context)
+    beside = build_candidate(spec, context, backend)
+    if beside is not None:
+        opened.callback(beside.backend.close)
+    if policy is not None:
+        # Who is too far ahead was found out on arrival; in another order it would be others.
+        limits = replace(limits, max_ahead=None)
 
     def new_core() -> Core:
-        if policy is None:
-            return Core(backend, rules, elapsed, limits, cold=open_cold())
-        waiting = Waiting(policy, getattr(decoder, "heads", None), spec.file.limits.max_batch_events)
-        # Who is too far ahead was found out on arrival; in another order it would be others.
-        return Core(backend, rules, elapsed, replace(limits, max_ahead=None), waiting, open_cold())
+        heads, most = getattr(decoder, "heads", None), spec.file.limits.max_batch_events
+        waiting = None if policy is None else Waiting(policy, heads, most)
+        if beside is None or spec.file.candidate is None:
+            return Core(backend, rules, elapsed, limits, waiting, open_cold())
+        return WithCandidate(
+            *(backend, rules, elapsed, limits, waiting, open_cold()),
+            candidate=Core(beside.backend, rules, elapsed, limits, waiting, open_cold()),
+            share=Share(spec.file.candidate.share, spec.file.candidate.salt),
+            tally=beside.tally,
+            on_failure=partial(context.log.error, "the candidate serves no more: %s"),
+        )
 
     shards = Shards(new_core, getattr(source, "partitioned", False))
     check_memory(spec, context, shards)
@@ -113,6 +128,7 @@ def _parts(
         verdict=verdict,
         max_batch_events=spec.file.limits.max_batch_events,
         reserve=reserve,
+        candidate=beside,
     )
 
 
@@ -158,6 +174,21 @@ def build_backend(spec: PipelineSpec, context: Context) -> tuple[Backend, Verdic
     if spec.file.model.context:
         backend = WithContext(backend, spec.file.model.context)
     return backend, verdict
+
+
+def build_candidate(spec: PipelineSpec, context: Context, model: Backend) -> Beside | None:
+    """The candidate beside a loaded model, if there is one.
+
+    Raises `ModelError` or `ConfigError`, also if its inputs or outputs are others.
+    """
+    if spec.candidate is None or spec.file.candidate is None:
+        return None
+    backend, verdict = build_backend(replace(spec, model=spec.candidate), context)
+    found, wanted = (Description(each.inputs, each.outputs) for each in (backend, model))
+    if problems := list(checks.candidate_problems(wanted, found)):
+        backend.close()
+        raise ConfigError([problem(spec.tree, path, message) for path, message in problems])
+    return Beside(backend, verdict, Tally(spec.file.candidate.tolerance))
 
 
 def check_description(spec: PipelineSpec, backend: Backend | Offline) -> None:

@@ -16,6 +16,7 @@ from streamrnn.watch import Unwatched, Watch
 if TYPE_CHECKING:
     from streamrnn.backend import Backend
     from streamrnn.core import Core, Shards
+    from streamrnn.core.candidate import Tally
     from streamrnn.core.probe import Verdict
     from streamrnn.events import Column, Columns, IntArray
     from streamrnn.order.waiting import Released, Waiting
@@ -43,6 +44,16 @@ class Parts:
     max_batch_events: int
     reserve: Reserve | None = None
     watch: Watch = field(default_factory=Unwatched)
+    candidate: Beside | None = None
+
+
+@dataclass
+class Beside:
+    """The model of the candidate that cores have beside them, and what is found of its answers."""
+
+    backend: Backend
+    verdict: Verdict
+    tally: Tally
 
 
 @dataclass(slots=True)

@@ -219,6 +219,8 @@ class Pipeline:
             if self.commits is not None:
                 closing.callback(self.commits.close)
             closing.callback(parts.watch.close)
+            if parts.candidate is not None:
+                closing.callback(parts.candidate.backend.close)
             for part in (parts.backend, parts.rejects, parts.sink, parts.source):
                 closing.callback(part.close)
             closing.callback(setattr, self, "doing", "close")

@@ -8,7 +8,7 @@ otherwise nothing is taken over.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from streamrnn.backend import Backend
     from streamrnn.config.spec import PipelineSpec
     from streamrnn.context import Context
-    from streamrnn.core import Core, Shards
+    from streamrnn.core import Core
     from streamrnn.core.probe import Verdict
     from streamrnn.events import IntArray, OutBlock
     from streamrnn.line import Parts
@@ -73,11 +73,15 @@ class Warming:
             lambda: all(shards.at(name).store.sequence >= goal for name, goal in goals.items()),
         )
 
-    def check(self, shards: Shards) -> None:
-        """Catch up with `shards`. Raises `StateError` unless every key there has had the same events here."""
-        self.catch_up({name: core.store.sequence for name, core in shards.items()})
+    def check(self, cores: Iterable[tuple[str, Core]]) -> None:
+        """Catch up with a pipeline's cores, each with its partition.
+
+        Raises `StateError` unless every key there has had the same events here.
+        """
+        cores = list(cores)
+        self.catch_up({name: core.store.sequence for name, core in cores})
         problems = []
-        for keys, core, theirs in self._keys(shards):
+        for keys, core, theirs in self._keys(cores):
             self._hear_marks(core, theirs)
             problems += _differing(core, theirs, keys)
         if problems:
@@ -86,9 +90,9 @@ class Warming:
                 f"source has read must be there from each key's last reset on, and unchanged. {_OTHER_WAYS}"
             )
 
-    def lay(self, shards: Shards) -> None:
-        """Give every key of `shards`, which were checked, the state it has here."""
-        for keys, core, theirs in self._keys(shards):
+    def lay(self, cores: Iterable[tuple[str, Core]]) -> None:
+        """Give every key of some cores, whose keys were checked, the state it has here."""
+        for keys, core, theirs in self._keys(cores):
             mine, yours = (_rows(each, keys) for each in (core, theirs))
             core.store.before(mine)
             core.store.slab.write(mine, theirs.store.slab.read(yours))
@@ -161,9 +165,9 @@ class Warming:
             for _ in mark(self.parts, told):
                 pass
 
-    def _keys(self, shards: Shards) -> Iterator[tuple[list[str], Core, Core]]:
+    def _keys(self, cores: Iterable[tuple[str, Core]]) -> Iterator[tuple[list[str], Core, Core]]:
         """All keys, as many at a time as can be in rows, with their cores there and here."""
-        for name, core in shards.items():
+        for name, core in cores:
             theirs = self.parts.shards.at(name)
             tiers = [each.store.tiers for each in (core, theirs)]
             some = min([_SOME, *(each.most_events for each in tiers if each is not None)])
@@ -195,7 +199,8 @@ def build_warming(
         )
     if spec.file.order is not None and spec.file.order.type == "event_time":
         raise StateError(f"warmup: not together with `order: {{type: event_time}}`. {_OTHER_WAYS}")
-    alone = replace(again, file=again.file.model_copy(update={"dead_letter": None}))
+    file = again.file.model_copy(update={"dead_letter": None, "candidate": None})
+    alone = replace(again, file=file, candidate=None)
     parts = build_pipeline(alone, registry, context, sink=_Nowhere(), model=(backend, verdict)).parts
     config = spec.file.checkpoint
     name, options = spec.source.component.name, spec.source.options

@@ -33,6 +33,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "order": m.Order,
     "duplicates": m.Duplicates,
     "model": m.Model,
+    "candidate": m.Candidate,
     "encode": m.Encode,
     "state": m.State,
     "limits": m.Limits,

@@ -21,6 +21,7 @@ COMMANDS = {
     "tap": "Show events and outputs of a running pipeline as they pass.",
     "reset": "Let keys of a running pipeline begin anew.",
     "reload": "Let a running daemon read its files again.",
+    "candidate": "Show how the answers of a pipeline's candidate differ from those of its model.",
     "why": "Show how the state of a key came about, event by event.",
     "lint": "Find every mistake in pipeline files, without loading a model.",
     "dry-run": "Load a pipeline's model and show how it is understood, without reading an event.",

@@ -18,7 +18,7 @@ def command(file: str) -> None:
     Neither the source nor the sink is opened, and nothing is written.
     """
     one_thread()
-    from dataclasses import astuple
+    from dataclasses import astuple, replace
 
     from streamrnn.cli.table import print_facts
     from streamrnn.config.open import open_pipeline
@@ -30,7 +30,12 @@ def command(file: str) -> None:
     parts = built_unread(spec, registry, context).parts
     try:
         facts = explain_loaded(spec, context, parts.backend, parts.verdict)
+        if parts.candidate is not None and spec.candidate is not None:
+            beside = replace(spec, model=spec.candidate)
+            found = explain_loaded(beside, context, parts.candidate.backend, parts.candidate.verdict)
+            facts += [replace(fact, part=f"candidate {fact.part}") for fact in found]
         facts.append(memory_fact(parts.shards))
     finally:
-        parts.backend.close()
+        for backend in [parts.backend, *([parts.candidate.backend] if parts.candidate else [])]:
+            backend.close()
     print_facts(map(astuple, facts))

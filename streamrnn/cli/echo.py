@@ -56,6 +56,9 @@ def normalised(spec: PipelineSpec, resolved: bool = False) -> dict[str, Any]:
     whole["name"] = data.get("name") or spec.name
     for name in ("source", "decode", "model", "encode", "sink"):
         whole[name] = _section(data[name], getattr(spec, name), getattr(spec.file, name))
+    if spec.candidate is not None and spec.file.candidate is not None:
+        given = data["candidate"]["model"]
+        whole["candidate"]["model"] = _section(given, spec.candidate, spec.file.candidate.model)
     rules = zip(data.get("reset", []), spec.rules, spec.file.reset, strict=True)
     whole["reset"] = [_section(*rule) for rule in rules]
     whole["event"]["inputs"] = {

@@ -86,6 +86,8 @@ def table(now: Mapping[str, Any], before: Mapping[str, Any], seconds: float) -> 
         style = _COLORS.get(it["state"], "dim")
         cells = _cells(it, before.get(name, it), seconds)
         made.add_row(Text(_safe(name)), Text(it["state"], style), *cells)
+        if beside := it["candidate"]:
+            made.add_row("", Text(_beside(beside), "cyan"))
         if it["error"]:
             made.add_row("", Text(_safe(it["error"].partition("\n")[0])[:70], "red"))
     return made
@@ -105,6 +107,12 @@ def _cells(it: Mapping[str, Any], before: Mapping[str, Any], seconds: float) -> 
         _span(age) if age is not None else "-",
         f"{commit['number']}" if commit else "-",
     ]
+
+
+def _beside(it: Mapping[str, Any]) -> str:
+    if it["error"]:
+        return f"candidate: {_safe(it['error'])[:60]}"
+    return f"candidate: {it['share']:.0%} of the keys, {it['differing']:,} of {it['events']:,} differ"
 
 
 def _span(seconds: float) -> str:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from streamrnn.core.segment import encode, parse
+from streamrnn.core.shards import BESIDE
 from streamrnn.errors import StateError
 from streamrnn.events import Mark, Origin
 
 if TYPE_CHECKING:
     from streamrnn.backend import Backend
-    from streamrnn.core import Shards
+    from streamrnn.core import Core
     from streamrnn.warmup import Warming
 
 Change = Literal["refuse", "keep", "reset", "warmup"]
@@ -71,20 +72,23 @@ class Carrying:
     ) -> Iterator[tuple[str, Iterator[bytes]]]:
         """The same segments by partition, as if the backend's own model had kept them."""
         for partition, blobs in segments:
-            yield partition, self._carried(blobs)
+            is_beside = partition.startswith(BESIDE)
+            yield partition, iter(blobs) if is_beside else self.carried(blobs)
 
-    def settle(self, shards: Shards) -> None:
+    def settle(self, cores: Iterable[tuple[str, Core]]) -> None:
         """After the states are restored: under `reset` the next event of every key begins anew, and says so;
         under `warmup`, for which all was checked, every key gets its new state.
         """
         if self.way == "reset":
-            shards.mark(Mark("control", _ORIGIN))
+            for _, core in cores:
+                core.mark(Mark("control", _ORIGIN))
         elif self.way == "warmup":
             assert self.warming is not None
             with closing(self.warming):
-                self.warming.lay(shards)
+                self.warming.lay(cores)
 
-    def _carried(self, blobs: Iterable[bytes]) -> Iterator[bytes]:
+    def carried(self, blobs: Iterable[bytes]) -> Iterator[bytes]:
+        """The segments of one core, as if the backend's own model had kept them."""
         state = self.backend.state
         for blob in blobs:
             if self.way == "same":

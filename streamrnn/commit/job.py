@@ -14,11 +14,12 @@ from streamrnn import __version__
 from streamrnn.build import build_pipeline
 from streamrnn.commit import manifest as m
 from streamrnn.commit import recovery
+from streamrnn.commit.beside import Begin, Fate, fate
 from streamrnn.commit.carry import Carrying, is_same, model_of, way
 from streamrnn.commit.control import ControlLog, apply_reset
 from streamrnn.commit.suspects import Suspects
 from streamrnn.commit.writer import Chain, Commits
-from streamrnn.core.shards import WHOLE
+from streamrnn.core.shards import BESIDE, WHOLE
 from streamrnn.errors import StateError
 from streamrnn.ports import Resumable
 from streamrnn.warmup import build_warming
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from streamrnn.config.spec import Chosen, PipelineSpec
     from streamrnn.context import Context
+    from streamrnn.core import Core
     from streamrnn.line import Parts
     from streamrnn.pipeline import Committer, Pipeline
     from streamrnn.registry import Registry
@@ -155,6 +157,7 @@ def _fixed(spec: PipelineSpec, parts: Parts) -> dict[str, Any]:
         "backend": parts.backend_name,
         "numerics": parts.verdict.numerics,
         "model": model_of(parts.backend),
+        **({"candidate": model_of(parts.candidate.backend)} if parts.candidate else {}),
     }
 
 
@@ -197,15 +200,24 @@ def _go_on(
     def restored(manifest: m.Manifest, segments: Iterator[tuple[str, Iterator[bytes]]]) -> None:
         recovery.refuse_other(there.folder, manifest["pipeline"], described(spec))
         control.done = manifest.get("control", 0)
-        carrying = _carrying(there.folder, manifest, spec, parts, control)
+        becomes = fate(manifest["model"], manifest.get("candidate"), parts)
+        carrying = Carrying(parts.backend, "same")
+        if becomes != "promote":
+            carrying = _carrying(there.folder, manifest, spec, parts, control)
         notes.clear()
-        notes.update(restore(parts, carrying.segments(segments), there.folder))
+        notes.update(restore(parts, carrying.segments(segments), there.folder, becomes))
         if carrying.way == "warmup":
             carrying.warming = build_warming(spec, registry, context, parts.backend, parts.verdict)
-            carrying.warming.check(parts.shards)
-        carrying.settle(parts.shards)
+            carrying.warming.check(parts.shards.items())
+        carrying.settle(parts.shards.items())
 
     found = there.restore(restored)
+    if parts.candidate is not None and not _has_candidate(found.manifest, parts):
+        begin = Begin(spec, registry, context, parts)
+        if begin.warming is not None:
+            begin.warming.check(parts.shards.items())
+        begin.fill()
+        found.chain.segments = []
     for note in notes:
         context.log.warning("%s", note)
     manifest = found.manifest
@@ -230,21 +242,41 @@ def _go_on(
     return found
 
 
-def restore(parts: Parts, segments: Iterable[tuple[str, Iterable[bytes]]], folder: Path) -> set[str]:
+def _has_candidate(manifest: m.Manifest, parts: Parts) -> bool:
+    """Whether a commit holds the states of the candidate that is to serve."""
+    is_kept = fate(manifest["model"], manifest.get("candidate"), parts) == "keep"
+    return is_kept and any(m.partition_of(each).startswith(BESIDE) for each in manifest["segments"])
+
+
+def restore(
+    parts: Parts, segments: Iterable[tuple[str, Iterable[bytes]]], folder: Path, candidate: Fate = "drop"
+) -> set[str]:
     """Fill the pipeline's cores with the segments of a commit, by partition; notes for a person.
 
-    Raises `StateError` if they do not fit.
+    `candidate` says what becomes of the states of one. Raises `StateError` if they do not fit.
     """
     parts.shards.forget()
     notes = set()
     for partition, blobs in segments:
-        if partition != WHOLE and not parts.shards.partitioned:
+        name = partition.removeprefix(BESIDE)
+        if name != WHOLE and not parts.shards.partitioned:
             raise StateError(
-                f"the commits in {folder} keep state by partition ('{partition}') and this source has none: "
+                f"the commits in {folder} keep state by partition ('{name}') and this source has none: "
                 "go on with the source it was kept under, or begin anew in another checkpoint dir"
             )
-        notes.add(parts.shards.at(partition).restore(blobs))
+        core = _core_for(parts.shards.at(name), name != partition, candidate)
+        if core is not None:
+            notes.add(core.restore(blobs))
     return {note for note in notes if note}
+
+
+def _core_for(core: Core, is_beside: bool, candidate: Fate) -> Core | None:
+    """Which core a segment is for, that of a candidate or not; None if it is for none any more."""
+    if candidate == "promote":
+        return core if is_beside else None
+    if not is_beside:
+        return core
+    return core.candidate if candidate == "keep" else None
 
 
 def _told(found: recovery.Found, parts: Parts) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from streamrnn.commit import manifest as m
 from streamrnn.commit.control import ControlLog
+from streamrnn.core.shards import BESIDE
 from streamrnn.errors import StateError
 from streamrnn.ports import Committing, Place, Resumable
 
@@ -284,6 +285,7 @@ class Commits(Writer):
         self._last = now
         self._chain.number += 1
         outputs = {"sink": parts.sink, "rejected": parts.rejects}
+        kept = dict(parts.shards.kept())
         self._making = Making(
             {
                 **self._fixed,
@@ -294,8 +296,8 @@ class Commits(Writer):
                 "encode": parts.format.place() if isinstance(parts.format, Resumable) else None,
             },
             {name: _placing(part) for name, part in outputs.items()},
-            [self._freeze(partition, core) for partition, core in parts.shards.items()],
-            list(self._chain.segments),
+            [self._freeze(partition, core) for partition, core in kept.items()],
+            [s for s in self._chain.segments if not _is_of_one_gone(m.partition_of(s), kept)],
         )
 
     @property
@@ -362,6 +364,11 @@ class Commits(Writer):
         for part, place, before in zip(ends, places[number], places[min(places)], strict=True):
             if isinstance(part, Committing) and place is not None:
                 part.committed(place, before)
+
+
+def _is_of_one_gone(partition: str, kept: Mapping[str, Core]) -> bool:
+    """Whether a segment is of a candidate that serves no more."""
+    return partition.startswith(BESIDE) and partition not in kept
 
 
 def places_of(manifest: m.Manifest) -> list[Place | None]:

@@ -14,7 +14,7 @@ from streamrnn.config.reach import out_of_reach
 from streamrnn.config.spec import Chosen, ElapsedItem, PipelineSpec
 
 if TYPE_CHECKING:
-    from streamrnn.backend import TensorSpec
+    from streamrnn.backend import Description, TensorSpec
     from streamrnn.context import Context
 
 Problem = tuple[Path, str]
@@ -114,6 +114,9 @@ def checkpoint_problems(spec: PipelineSpec) -> Iterator[Problem]:
         if refused := getattr(chosen.options, asked, None):
             option, why = refused
             yield (*chosen.path, option), f"{told}: {why}"
+    if spec.file.candidate is not None and getattr(spec.source.options, "brings_commits", False):
+        name = spec.source.component.name
+        yield ("candidate",), f"cannot stand beside a source '{name}' whose commits are its own"
 
 
 def file_problems(spec: PipelineSpec, context: Context) -> Iterator[Problem]:
@@ -168,6 +171,19 @@ def context_problems(spec: PipelineSpec) -> Iterator[Problem]:
             hint = suggest(name, spec.inputs)
             text = f"event.inputs has no '{name}'{hint or ';'} it has: {', '.join(spec.inputs)}"
             yield ("model", "context", name), text
+
+
+def candidate_problems(model: Description, candidate: Description) -> Iterator[Problem]:
+    """Inputs and outputs of a candidate that are not those of the model beside it."""
+    for what in ("inputs", "outputs"):
+        wanted, found = (sorted(map(_shown, getattr(each, what))) for each in (model, candidate))
+        if wanted != found:
+            text = f"expected the {what} of model, {', '.join(wanted)}; found {', '.join(found)}"
+            yield ("candidate", "model"), text
+
+
+def _shown(tensor: TensorSpec) -> str:
+    return f"{tensor.name} {tensor.dtype} [{', '.join(map(str, tensor.shape))}]"
 
 
 def model_problems(spec: PipelineSpec, inputs: Sequence[TensorSpec]) -> Iterator[Problem]:

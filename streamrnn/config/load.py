@@ -58,11 +58,18 @@ def load_pipeline(
         raise _error(parts, unset)
     spec = PipelineSpec(tree, fixed, fixed.name or Path(file).stem, **chosen)  # type: ignore[arg-type]
     spec.rules = [rule for rule in rules if rule is not None]
+    spec.candidate = parts.choose("backend", ("candidate", "model"), _candidate(data))
     spec.inputs = inputs
     _check(parts, spec, context, whole=len(inputs) == len(fixed.event.inputs))
     if parts.findings or unset:
         raise _error(parts, unset)
     return spec
+
+
+def _candidate(data: Mapping[str, Any]) -> Any:
+    """The section of the candidate's model."""
+    section = data.get("candidate")
+    return section.get("model") if isinstance(section, dict) else None
 
 
 def _error(parts: Parts, unset: list[Finding]) -> ConfigError:
@@ -112,6 +119,11 @@ def _check(parts: Parts, spec: PipelineSpec, context: Context, whole: bool) -> N
             *checks.encode_problems(spec, outputs),
         ):
             parts.report(path, message)
+    if spec.candidate is not None:
+        other = _describe(parts, spec.candidate, spec.given, context)
+        if spec.description is not None and other is not None:
+            for path, message in checks.candidate_problems(spec.description, other):
+                parts.report(path, message)
 
 
 def _describe(
@@ -123,9 +135,9 @@ def _describe(
     try:
         description: Description | None = model.component.resolve("describe")(model.options, given, context)
     except OptionError as error:
-        parts.findings += from_option_error(error, ("model",), parts.tree)
+        parts.findings += from_option_error(error, model.path, parts.tree)
     except ModelError as error:
-        parts.report(("model",), str(error))
+        parts.report(model.path, str(error))
     else:
         return description
     return None
@@ -144,7 +156,7 @@ def _describe_alone(
 
 def _types(data: Mapping[str, Any]) -> list[str]:
     """Every name that might be a component's, to know which plugins to load."""
-    sections = [data.get(name) for name, _, _ in _SECTIONS] + _list(data.get("reset"))
+    sections = [data.get(name) for name, _, _ in _SECTIONS] + _list(data.get("reset")) + [_candidate(data)]
     types = [section.get("type") for section in sections if isinstance(section, dict)]
     event = data.get("event")
     inputs = event.get("inputs") if isinstance(event, dict) else None

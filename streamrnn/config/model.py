@@ -123,6 +123,22 @@ class Model(Typed):
     )
 
 
+class Candidate(Section):
+    """Another model that is given the same events."""
+
+    model: Typed = Field(description="what is stepped; inputs and outputs must be those of `model`")
+    share: float = Field(
+        0.0, ge=0, le=1, description="part of the keys whose outputs are its own; with 0 it is only compared"
+    )
+    salt: str = Field("", description="other keys make up the share with another salt")
+    state: Literal["keep", "reset", "warmup"] = Field(
+        description="what its states begin as: those of `model`, none, or made of what the source has read"
+    )
+    tolerance: float = Field(
+        1e-6, ge=0, description="outputs differ if numbers are further apart than this times (1 + their size)"
+    )
+
+
 class Limits(Section):
     """Ceilings. Every one has a name and a default."""
 
@@ -277,6 +293,9 @@ class PipelineFile(Section):
     )
     reset: list[Typed] = Field(default_factory=list, description="when a key forgets")
     model: Model = Field(description="the model, such as {type: numpy, ...}")
+    candidate: Candidate | None = Field(
+        None, description="another model beside it: compared, or answering for a share of the keys"
+    )
     encode: Encode = Field(description="what an output record carries, such as {type: jsonl}")
     sink: Typed = Field(description="where outputs go, such as {type: stdout}")
     dead_letter: DeadLetter | None = Field(None, description="where refused events go")

@@ -69,6 +69,8 @@ class _Writer:
             ("sink", "sink"),
         ):
             self._put(section, self._typed(kind, section))  # type: ignore[arg-type]
+        self.defs["Candidate"]["properties"]["model"] |= self._typed("backend", "candidate")
+        self.defs["Candidate"]["properties"]["model"].pop("$ref", None)
         self.root["properties"]["reset"]["items"] = self._typed("reset", "reset")
         self._features()
         inputs = self.defs["Event"]["properties"]["inputs"]

@@ -76,6 +76,8 @@ class PipelineSpec:
     model: Chosen
     encode: Chosen
     sink: Chosen
+    candidate: Chosen | None = None
+    """The model of the section `candidate`."""
     rules: list[Chosen] = field(default_factory=list)
     inputs: dict[str, list[Item]] = field(default_factory=dict)
     given: dict[str, TensorSpec] = field(default_factory=dict)

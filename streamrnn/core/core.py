@@ -55,6 +55,9 @@ class Core:
     No method touches a file, a clock or a thread. `process` never writes to its batch.
     """
 
+    candidate: Core | None = None
+    """The core of another model beside it; see `core.candidate`."""
+
     def __init__(
         self,
         backend: Backend,

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 WHOLE = ""
 """The name of the only core of a source that has no partitions of its own."""
+BESIDE = "@candidate/"
+"""Before the name of a partition, in commits: the state of the candidate's core there."""
 
 
 class Shards:
@@ -41,6 +43,17 @@ class Shards:
     def items(self) -> Iterator[tuple[str, Core]]:
         """Partitions that have a core, sorted, each with it."""
         yield from sorted(self._cores.items())
+
+    def kept(self) -> Iterator[tuple[str, Core]]:
+        """What a commit holds: `items`, and the candidates' cores beside them."""
+        yield from self.items()
+        yield from ((BESIDE + name, core) for name, core in self.candidates())
+
+    def candidates(self) -> Iterator[tuple[str, Core]]:
+        """Partitions with the core of their candidate, where there is one."""
+        for name, core in self.items():
+            if core.candidate is not None:
+                yield name, core.candidate
 
     def of(self, origin: Origin) -> Core:
         """The core that serves what comes from there."""
@@ -76,7 +89,9 @@ class Shards:
     @property
     def footprint_bytes(self) -> int:
         """About how much memory the keys of one partition take at most."""
-        return footprint_bytes((next(iter(self._cores.values()), None) or self._new_core()).store)
+        core = next(iter(self._cores.values()), None) or self._new_core()
+        beside = 0 if core.candidate is None else footprint_bytes(core.candidate.store)
+        return footprint_bytes(core.store) + beside
 
     @property
     def forgotten(self) -> tuple[int, int]:

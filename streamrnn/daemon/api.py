@@ -184,5 +184,24 @@ def status(hosted: Hosted) -> s.Status:
         turn_age_s=hosted.turn_age_s,
         position=dict(stats.position),
         commit=commit if stats.commits else None,
+        candidate=_candidate(hosted),
         taps=len(stats.taps),
+    )
+
+
+def _candidate(hosted: Hosted) -> s.Candidate | None:
+    pipeline, section = hosted.pipeline, hosted.opened.spec.file.candidate
+    if pipeline is None or section is None or (beside := pipeline.parts.candidate) is None:
+        return None
+    tally = beside.tally
+    return s.Candidate(
+        model=beside.backend.state.fingerprint[:16],
+        share=section.share,
+        events=tally.events,
+        differing=tally.differing,
+        apart=tally.apart,
+        answered=tally.answered,
+        largest=tally.largest,
+        worst=dict(sorted(tally.worst.items(), key=lambda each: -each[1])),
+        error=tally.error,
     )

@@ -21,6 +21,7 @@ from streamrnn.errors import StreamrnnError
 if TYPE_CHECKING:
     from streamrnn.config.spec import PipelineSpec
     from streamrnn.context import Context
+    from streamrnn.core.candidate import Tally
     from streamrnn.daemon.backoff import Backoff
     from streamrnn.pipeline import Pipeline
     from streamrnn.registry import Registry
@@ -111,6 +112,12 @@ class Hosted:
             "backend": pipeline.info.backend,
             "numerics": pipeline.info.numerics,
         }
+
+    @property
+    def tally(self) -> Tally | None:
+        """What the candidate beside the model has answered, if there is one."""
+        beside = self.pipeline.parts.candidate if self.pipeline is not None else None
+        return beside.tally if beside is not None else None
 
     def observe(self, opened: Opened) -> None:
         """Hear of the commits of a pipeline that is built from `opened`."""

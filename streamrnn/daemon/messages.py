@@ -113,6 +113,20 @@ class Commit(Message):
     duration_s: float
 
 
+class Candidate(Message):
+    """What the model beside has answered since it began in this process; `worst` by key."""
+
+    model: str
+    share: float
+    events: int
+    differing: int
+    apart: int
+    answered: int
+    largest: float
+    worst: dict[str, float]
+    error: str
+
+
 class Status(Message):
     """How a pipeline is doing. Counts are since the daemon began."""
 
@@ -139,6 +153,7 @@ class Status(Message):
     turn_age_s: float
     position: dict[str, int]
     commit: Commit | None
+    candidate: Candidate | None
     taps: int
 
 

@@ -54,6 +54,22 @@ _GAUGES: dict[str, tuple[str, Callable[[Hosted], float | None]]] = {
         "From the moment of the last commit until it was on the disk",
         lambda it: it.stats.commit_s,
     ),
+    "candidate_events": (
+        "Events that the model and its candidate both answered, since that began",
+        lambda it: it.tally.events if it.tally else None,
+    ),
+    "candidate_differing_events": (
+        "Those of them whose answers are further apart than the tolerance",
+        lambda it: it.tally.differing if it.tally else None,
+    ),
+    "candidate_answered_events": (
+        "Events whose answer was the candidate's",
+        lambda it: it.tally.answered if it.tally else None,
+    ),
+    "candidate_largest_distance": (
+        "The largest |a - b| / (1 + |a|) of two answers",
+        lambda it: it.tally.largest if it.tally else None,
+    ),
     "turn_age_seconds": ("Since the pipeline last came to the end of a turn", lambda it: it.turn_age_s),
 }
 _LABELLED: dict[str, tuple[str, str, Callable[[Stats], dict[str, int]]]] = {

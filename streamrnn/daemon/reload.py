@@ -16,23 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamrnn.build import core_limits
-from streamrnn.commit.carry import Carrying, Change, is_same, model_of, way
-from streamrnn.commit.job import described, restore, take_over
+from streamrnn.commit.carry import Change, is_same, model_of
+from streamrnn.commit.job import described, take_over
 from streamrnn.commit.recovery import differences
 from streamrnn.commit.writer import Commits
 from streamrnn.daemon.commands import agree
+from streamrnn.daemon.handover import Handover, fingerprints, plan
 from streamrnn.daemon.hosted import RefusedError
-from streamrnn.errors import SourceError, StateError, StreamrnnError
+from streamrnn.errors import StreamrnnError
 from streamrnn.pipeline import Pipeline
 from streamrnn.ports import Resumable
 from streamrnn.testing import built_unread
-from streamrnn.warmup import build_warming
 
 if TYPE_CHECKING:
     from streamrnn.config.spec import Chosen, PipelineSpec
     from streamrnn.daemon.hosted import Hosted, Opened
     from streamrnn.line import Parts
-    from streamrnn.warmup import Warming
 
 _DECIDES = ("event.key", "event.time", "event.inputs", "reset", "order", "model.context")
 """What a state means beside the model: where one of these changes, no key can go on."""
@@ -45,50 +44,49 @@ class Prepared:
     opened: Opened
     pipeline: Pipeline
     asked: Change | None
-    warming: Warming | None = None
+    handover: Handover | None = None
 
     def close(self) -> None:
         """It does not take over."""
-        self.pipeline.parts.backend.close()
-        if self.warming is not None:
-            self.warming.close()
+        parts = self.pipeline.parts
+        for backend in [parts.backend, *([parts.candidate.backend] if parts.candidate else [])]:
+            backend.close()
+        if self.handover is not None:
+            self.handover.close()
 
 
 def prepare(opened: Opened, asked: Change | None, hosted: Hosted | None = None) -> Prepared:
-    """Load and probe the model of a changed file; warm it up beside the `hosted` pipeline if that is asked.
+    """Load and probe the models of a changed file, and warm them up beside the `hosted` pipeline if need be.
 
     Raises what building it does, and changes nothing.
     """
     prepared = Prepared(opened, built_unread(opened.spec, opened.registry, opened.context), asked)
-    if hosted is None or _asked_change(prepared) != "warmup":
+    if hosted is None or "warmup" not in (_asked_change(prepared), _asked_of_candidate(prepared)):
         return prepared
     try:
-        _warm_up(prepared, hosted)
+        hosted.ask(lambda pipeline: _plan(hosted, pipeline, prepared)).result()
+        if prepared.handover is not None:
+            prepared.handover.warm_up()
     except BaseException:
         prepared.close()
         raise
     return prepared
 
 
-def _warm_up(prepared: Prepared, hosted: Hosted) -> None:
-    """Serve most of what the pipeline has served, while it goes on."""
-    parts = prepared.pipeline.parts
-
-    def look(pipeline: Pipeline) -> tuple[bool, dict[str, int]]:
-        shards = pipeline.parts.shards
-        same = is_same(model_of(pipeline.parts.backend), model_of(parts.backend))
-        return same, {name: core.store.sequence for name, core in shards.items()}
-
-    same, goals = hosted.ask(look).result()
-    if same:
-        return
-    prepared.warming = _warming(prepared)
-    prepared.warming.catch_up(goals)
+def _plan(hosted: Hosted, pipeline: Pipeline, prepared: Prepared) -> Handover | None:
+    """How states are to go over from this pipeline. Raises `RefusedError`."""
+    was, now, before = pipeline.parts, prepared.pipeline.parts, prepared.handover
+    if _declared(hosted.opened.spec, prepared.opened.spec) or (before is not None and before.was is was):
+        return before
+    if before is not None:  # it was made for one that has failed since then
+        before.close()
+    prepared.handover = plan(was, now, prepared.opened, _asked_change(prepared))
+    return prepared.handover
 
 
-def _warming(prepared: Prepared) -> Warming:
-    opened, parts = prepared.opened, prepared.pipeline.parts
-    return build_warming(opened.spec, opened.registry, opened.context, parts.backend, parts.verdict)
+def _asked_of_candidate(prepared: Prepared) -> str | None:
+    candidate = prepared.opened.spec.file.candidate
+    return candidate.state if candidate else None
 
 
 def _asked_change(prepared: Prepared) -> Change | None:
@@ -142,31 +140,34 @@ def _section(chosen: Chosen) -> tuple[str, Any]:
 
 def _exchange(hosted: Hosted, pipeline: Pipeline, prepared: Prepared) -> str:
     """The ends stay; of what lies between them, what has changed is exchanged."""
-    old, new, parts = hosted.opened.spec, prepared.opened.spec, prepared.pipeline.parts
-    was, now = pipeline.parts, parts
-    same_model = model_of(was.backend)["fingerprint"] == model_of(now.backend)["fingerprint"]
+    old, new = hosted.opened.spec, prepared.opened.spec
+    was, now = pipeline.parts, prepared.pipeline.parts
     declared = _declared(old, new)
-    if same_model and not declared and core_limits(old) == core_limits(new):
+    if _are_cores_kept(old, new, was, now) and not declared:
         _adopt_ends(was, now, old, new)
-        now.backend.close()
-        now.backend, now.shards, now.verdict = was.backend, was.shards, was.verdict
+        prepared.close()
+        now.backend, now.verdict = was.backend, was.verdict
+        now.shards, now.candidate = was.shards, was.candidate
         vars(was).update(vars(now))  # commits know these parts
         hosted.opened = prepared.opened
         return "reloaded; the model and all states stay as they were"
-    carrying = _carrying(hosted, pipeline, prepared, declared)
+    if declared:
+        _refuse_other_keys(prepared, declared)
+    handover = _plan(hosted, pipeline, prepared)
     if len(was.shards) > new.file.limits.max_keys:
         text = f"limits.max_keys: expected room for the {len(was.shards)} keys there are"
         raise RefusedError(f"{text}, found {new.file.limits.max_keys}")
-    if carrying is not None and carrying.warming is not None:
-        _check(carrying.warming, was)
+    if handover is not None:
+        handover.check()
     commits = pipeline.commits
     if isinstance(commits, Commits):
-        change = {
-            "fingerprint": model_of(now.backend)["fingerprint"],
-            "state": carrying.way if carrying else "reset",
-        }
-        agree(commits, {"reload": change})
-    moved = _moved(was, now, carrying, hosted)
+        state = "reset" if handover is None else handover.way
+        agree(commits, {"reload": {"fingerprint": model_of(now.backend)["fingerprint"], "state": state}})
+    now.shards.partitioned = was.shards.partitioned
+    now.shards.forget()
+    moved = f"{len(was.shards)} keys are forgotten"
+    if handover is not None:
+        moved = handover.move(Path(hosted.opened.file))
     _adopt_ends(was, now, old, new)
     registry, context = prepared.opened.registry, prepared.opened.context
     changed = Pipeline(now, registry.hooks, context.log.warning, context.clock)
@@ -177,15 +178,20 @@ def _exchange(hosted: Hosted, pipeline: Pipeline, prepared: Prepared) -> str:
     hosted.opened = prepared.opened
     hosted.serve(changed)
     was.backend.close()
+    if was.candidate is not None:
+        was.candidate.backend.close()
     return f"reloaded; {moved}"
 
 
-def _check(warming: Warming, parts: Parts) -> None:
-    """Serve what has come since it was warmed up. Raises `RefusedError` if a key cannot go on."""
-    try:
-        warming.check(parts.shards)
-    except (StateError, SourceError) as error:
-        raise RefusedError(str(error)) from error
+def _are_cores_kept(old: PipelineSpec, new: PipelineSpec, was: Parts, now: Parts) -> bool:
+    """Whether models, limits and what a candidate answers for are what they were."""
+    has_failed = was.candidate is not None and was.candidate.tally.error
+    return (
+        not has_failed
+        and fingerprints(was) == fingerprints(now)
+        and core_limits(old) == core_limits(new)
+        and old.file.candidate == new.file.candidate
+    )
 
 
 def _declared(old: PipelineSpec, new: PipelineSpec) -> list[str]:
@@ -194,51 +200,15 @@ def _declared(old: PipelineSpec, new: PipelineSpec) -> list[str]:
     return list(differences({n: was[n] for n in _DECIDES}, {n: now[n] for n in _DECIDES}))
 
 
-def _carrying(hosted: Hosted, pipeline: Pipeline, prepared: Prepared, declared: list[str]) -> Carrying | None:
-    """How states go over; None if none do, since keys are not what they were. Raises `RefusedError`."""
+def _refuse_other_keys(prepared: Prepared, declared: list[str]) -> None:
+    """Raise `RefusedError` unless all keys may be forgotten, which are not what they were."""
     checkpoint = prepared.opened.spec.file.checkpoint
-    was, now = model_of(pipeline.parts.backend), model_of(prepared.pipeline.parts.backend)
-    asked = _asked_change(prepared)
-    if asked is None:
-        asked = "keep" if was["state"] == now["state"] else "refuse"
-    if declared:
-        if asked == "reset" and checkpoint is None:
-            return None
-        ways = (
-            "stop it and begin anew in another checkpoint dir"
-            if checkpoint
-            else "--state reset forgets all keys"
-        )
-        raise RefusedError("\n".join(["no key could go on, since these have changed:", *declared, ways]))
-    try:
-        carrying = Carrying(prepared.pipeline.parts.backend, way(was, now, asked))
-        if carrying.way == "warmup":
-            prepared.warming = carrying.warming = prepared.warming or _warming(prepared)
-        return carrying
-    except StateError as error:
-        raise RefusedError(f"{error}\n--state reset lets every key begin anew") from error
-
-
-def _moved(was: Parts, now: Parts, carrying: Carrying | None, hosted: Hosted) -> str:
-    """Fill the new cores; what became of the states, in words."""
-    now.shards.partitioned = was.shards.partitioned
-    now.shards.forget()
-    count = len(was.shards)
-    if carrying is None:
-        return f"{count} keys are forgotten"
-    segments = [(partition, [core.snapshot()]) for partition, core in was.shards.items()]
-    try:
-        restore(now, carrying.segments(segments), Path(hosted.opened.file))
-    except StateError as error:
-        raise RefusedError(str(error)) from error
-    carrying.settle(now.shards)
-    words = {
-        "same": "stay as they were",
-        "keep": "go on under the new model",
-        "reset": "begin anew",
-        "warmup": "go on as the new model would have left them",
-    }
-    return f"{count} keys {words[carrying.way]}"
+    if _asked_change(prepared) == "reset" and checkpoint is None:
+        return
+    ways = (
+        "stop it and begin anew in another checkpoint dir" if checkpoint else "--state reset forgets all keys"
+    )
+    raise RefusedError("\n".join(["no key could go on, since these have changed:", *declared, ways]))
 
 
 def _adopt_ends(was: Parts, now: Parts, old: PipelineSpec, new: PipelineSpec) -> None:
@@ -274,7 +244,7 @@ def _build_again(hosted: Hosted, pipeline: Pipeline, prepared: Prepared) -> str:
         raise RefusedError("\n".join(["its commits would be of another pipeline:", *lines, ways]))
     if not is_same(model_of(pipeline.parts.backend), model_of(prepared.pipeline.parts.backend)):
         raise RefusedError("the model and an end have both changed: reload one after the other")
-    prepared.pipeline.parts.backend.close()
+    prepared.close()
     pipeline.close()
     try:
         built = hosted.build(new)

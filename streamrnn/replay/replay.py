@@ -98,7 +98,8 @@ def build_replay(spec: PipelineSpec, registry: Registry, context: Context, origi
 
     Raises what `build_pipeline` raises.
     """
-    alone = replace(spec, file=spec.file.model_copy(update={"dead_letter": None}))
+    file = spec.file.model_copy(update={"dead_letter": None, "candidate": None})
+    alone = replace(spec, file=file, candidate=None)
     context = replace(context, clock=ManualClock())
     parts = build_pipeline(alone, registry, context, sink=_Nowhere()).parts
     name, options = original.source.component.name, original.source.options
