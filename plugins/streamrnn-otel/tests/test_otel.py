@@ -68,14 +68,14 @@ def collector():
         thread.join()
 
 
-def run(folder, port, **env):
+def run(folder, port, *command, **env):
     (folder / "p.yaml").write_text(PIPELINE)
     lines = [{"k": f"k{i % 3}", "x": i} for i in range(9)] + ["no event"]
     (folder / "in.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     found = kept | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"} | env
     return subprocess.run(
-        [sys.executable, "-m", "streamrnn", "run", str(folder / "p.yaml")],
+        [sys.executable, "-m", "streamrnn", *(command or ("run", str(folder / "p.yaml")))],
         env=found,
         capture_output=True,
         text=True,
@@ -132,6 +132,26 @@ def test_it_hears_of_every_batch_that_is_sampled(tmp_path, collector):
         assert [span.start_time_unix_nano for span in inside] == ends[:-1]
         assert ends[-1] <= batch.end_time_unix_nano + 1
     assert any(span.name == "streamrnn.commit" for span in spans)
+
+
+def test_pipelines_of_a_daemon_share_what_sends_and_have_their_own_numbers(tmp_path, collector):
+    for name, count in (("q", 3), ("r", 5)):
+        text = (
+            PIPELINE.replace("sums", name)
+            .replace("in.jsonl", f"{name}.jsonl")
+            .replace("dir: state", f"dir: {name}")
+        )
+        text = text.replace("out.jsonl", f"{name}.out").replace("refused.jsonl", f"{name}.refused")
+        (tmp_path / f"{name}.yaml").write_text(text)
+        (tmp_path / f"{name}.jsonl").write_text('{"k": "a", "x": 1}\n' * count)
+    run(tmp_path, collector.server_port, "serve", str(tmp_path), "--no-admin")
+    counted = {}
+    for request in of(collector.heard, ExportMetricsServiceRequest):
+        for metric in request.resource_metrics[0].scope_metrics[0].metrics:
+            for point in metric.sum.data_points if metric.name == "streamrnn.events" else ():
+                name = attributes(point.attributes)["streamrnn.pipeline"]
+                counted[name] = max(point.as_int, counted.get(name, 0))
+    assert counted == {"sums": 10, "q": 3, "r": 5}
 
 
 def test_it_can_be_switched_off(tmp_path, collector):
