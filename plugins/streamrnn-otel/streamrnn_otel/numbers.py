@@ -53,7 +53,8 @@ class Numbers:
         self.live_keys, self.held = report.live_keys, report.held
         self.evicted.hear(report.evicted)
         self.expired.hear(report.expired)
-        self.rejected.update(event.code for event in report.rejected)
+        if report.rejected:
+            self.rejected.update(event.code for event in report.rejected)
         phases = self.phases
         phases["read"] += report.read_s
         phases["serve"] += report.serve_s

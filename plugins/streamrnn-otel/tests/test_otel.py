@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from streamrnn_otel import Observer, telemetry
 from streamrnn_otel.numbers import Rising
 from streamrnn_otel.settings import is_wanted
@@ -252,19 +252,33 @@ def test_a_pipeline_that_a_reload_put_in_place_need_not_be_started(heard):
     assert numbers("up") == {("a",): 1}
 
 
-def test_what_is_not_sampled_makes_no_spans_and_a_hundredth_is_by_default(monkeypatch):
-    counts = Counter()
-    monkeypatch.delenv("OTEL_TRACES_SAMPLER", raising=False)
-    for sampler in (ALWAYS_OFF, telemetry.ParentBased(telemetry.TraceIdRatioBased(telemetry.SHARE))):
-        spans = InMemorySpanExporter()
-        made = telemetry.Telemetry([], [SimpleSpanProcessor(spans)], sampler)
-        for _ in range(3000):
-            made.batch(A, Report(events=1))
-        made.close()
-        counts[sampler] = sum(span.name == "streamrnn.batch" for span in spans.get_finished_spans())
-    off, share = counts.values()
-    assert off == 0
-    assert 5 < share < 80
+def sent(monkeypatch, batches, **env):
+    """Spans of so many batches and one commit, as the variables have it."""
+    spans = InMemorySpanExporter()
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    for name, value in ({"OTEL_METRICS_EXPORTER": "none"} | env).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(telemetry, "OTLPSpanExporter", lambda: spans)
+    monkeypatch.setattr(telemetry, "BatchSpanProcessor", SimpleSpanProcessor)
+    made = telemetry.telemetry()
+    for _ in range(batches):
+        made.batch(A, Report(events=1))
+    made.commit(A, 1, batches, 10, 0.1)
+    made.close()
+    return Counter(span.name for span in spans.get_finished_spans())
+
+
+def test_one_batch_of_a_hundred_has_spans_and_every_commit(monkeypatch):
+    found = sent(monkeypatch, 3000)
+    assert 5 < found["streamrnn.batch"] == found["streamrnn.write"] < 80
+    assert found["streamrnn.commit"] == 1
+
+
+@pytest.mark.parametrize(("sampler", "share"), [("always_on", 1), ("always_off", 0)])
+def test_unless_the_variables_say_otherwise(monkeypatch, sampler, share):
+    found = sent(monkeypatch, 20, OTEL_TRACES_SAMPLER=sampler)
+    assert (found["streamrnn.batch"], found["streamrnn.commit"]) == (20 * share, share)
 
 
 def test_the_last_one_to_stop_closes_it_and_the_next_one_begins_another():
