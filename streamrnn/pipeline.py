@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from operator import attrgetter
@@ -104,6 +104,13 @@ class Pipeline:
     def open(self) -> None:
         """Everything was opened when it was built; tell the observers."""
         self._observe("streamrnn_pipeline_started")
+
+    def observed_by(self, hooks: pluggy.PluginManager) -> None:
+        """From now on by the plugins of these: who comes hears that it started, who goes that it stopped."""
+        before, self._hooks = self._hooks, hooks
+        was, now = ({name for name, _ in each.list_name_plugin()} for each in (before, hooks))
+        self._tell(before, was - now, "streamrnn_pipeline_stopped", error=None)
+        self._tell(hooks, now - was, "streamrnn_pipeline_started")
 
     def run_once(self, wait_ms: int = 100) -> Report | None:
         """Read what has arrived and serve it, commit if it is time; None once the source has ended."""
@@ -233,13 +240,21 @@ class Pipeline:
 
     def _observe(self, hook: str, **told: object) -> None:
         """Tell every observer; one that raises is told nothing from then on."""
-        caller = getattr(self._hooks.hook, hook)
+        self._tell(self._hooks, None, hook, **told)
+
+    def _tell(
+        self, hooks: pluggy.PluginManager, plugins: Collection[str] | None, hook: str, **told: object
+    ) -> None:
+        """Tell some plugins by name, or all of them."""
+        caller = getattr(hooks.hook, hook)
         for implementation in list(caller.get_hookimpls()):
+            if plugins is not None and implementation.plugin_name not in plugins:
+                continue
             wanted = {"pipeline": self.info, **told}
             try:
                 implementation.function(*(wanted[name] for name in implementation.argnames))
             except Exception as error:
-                self._hooks.unregister(implementation.plugin)
+                hooks.unregister(implementation.plugin)
                 text = f"observer '{implementation.plugin_name}' raised {type(error).__name__}: {error}"
                 self._on_broken(f"{text}; it is disabled")
 
