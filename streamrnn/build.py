@@ -62,7 +62,7 @@ def build_pipeline(
         except OptionError as error:
             raise ConfigError(from_option_error(error, (), spec.tree)) from error
         opened.pop_all()
-    return Pipeline(parts, registry.hooks, context.log.warning)
+    return Pipeline(parts, registry.hooks, context.log.warning, context.clock)
 
 
 def _parts(

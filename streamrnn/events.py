@@ -259,7 +259,8 @@ class Rejected:
 class Report:
     """What one turn of the pipeline did: `events` were read, `outputs` written, `held` are waiting by now.
 
-    `evicted` and `expired` count the keys that were forgotten since the run began.
+    `evicted` and `expired` count the keys that were forgotten since the run began. `read_s` includes waiting
+    for the events, `write_s` is what the sink took, `serve_s` all between.
     """
 
     events: int = 0
@@ -269,3 +270,6 @@ class Report:
     held: int = 0
     evicted: int = 0
     expired: int = 0
+    read_s: float = field(default=0.0, compare=False)
+    serve_s: float = field(default=0.0, compare=False)
+    write_s: float = field(default=0.0, compare=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from operator import attrgetter
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pluggy
 
     from streamrnn.commit.writer import Made
+    from streamrnn.context import Clock
     from streamrnn.core import Core
     from streamrnn.line import Parts, Served
 
@@ -72,8 +73,11 @@ class Onlooker(Protocol):
 class Pipeline:
     """`open`, then `run_once` until it answers None, then `close`; no signals, no printing inside."""
 
-    def __init__(self, parts: Parts, hooks: pluggy.PluginManager, on_broken: Callable[[str], None]) -> None:
+    def __init__(
+        self, parts: Parts, hooks: pluggy.PluginManager, on_broken: Callable[[str], None], clock: Clock
+    ) -> None:
         self.parts, self._hooks, self._on_broken = parts, hooks, on_broken
+        self._now_s = clock.monotonic
         self.info = PipelineInfo(parts.name, parts.backend_name, parts.verdict.numerics)
         self.commands: deque[Mark] = deque()
         """Marks to handle before the next read; may be appended to from another thread."""
@@ -100,6 +104,13 @@ class Pipeline:
     def open(self) -> None:
         """Everything was opened when it was built; tell the observers."""
         self._observe("streamrnn_pipeline_started")
+
+    def observed_by(self, hooks: pluggy.PluginManager) -> None:
+        """From now on by the plugins of these: who comes hears that it started, who goes that it stopped."""
+        before, self._hooks = self._hooks, hooks
+        was, now = ({name for name, _ in each.list_name_plugin()} for each in (before, hooks))
+        self._tell(before, was - now, "streamrnn_pipeline_stopped", error=None)
+        self._tell(hooks, now - was, "streamrnn_pipeline_started")
 
     def run_once(self, wait_ms: int = 100) -> Report | None:
         """Read what has arrived and serve it, commit if it is time; None once the source has ended."""
@@ -137,10 +148,12 @@ class Pipeline:
             self._idle()
             parts.reserve.wait(wait_ms)
             return self._told(report)
+        begun_s = self._now_s()
         try:
             block = parts.source.read(parts.max_batch_events, wait_ms)
         except EndOfStream:
             return self._end(report)
+        report.read_s = self._now_s() - begun_s
         if isinstance(block, Mark):
             self._write(mark(parts, block), report)
         elif block:
@@ -174,12 +187,16 @@ class Pipeline:
         rejected: list[Rejected] = []
         if onlooker is not None:
             onlooker.begun()
+        begun_s = self._now_s()
         for served in served_blocks:
             out = served.out
+            report.serve_s += self._now_s() - begun_s
             if onlooker is not None:
                 onlooker.served(served)
             self.doing = "write"
+            begun_s = self._now_s()
             self.parts.sink.write(out)
+            report.write_s += self._now_s() - begun_s
             report.outputs += len(out)
             if out.rejected:
                 rejected += out.rejected
@@ -187,6 +204,7 @@ class Pipeline:
             self.doing = "serve"
             if onlooker is not None:
                 onlooker.begun()
+            begun_s = self._now_s()
         # Who is refused on arrival and who in his turn: how a stream is cut must not decide who comes first.
         rejected.sort(key=attrgetter("by"))
         report.rejected += tuple(rejected)
@@ -222,13 +240,21 @@ class Pipeline:
 
     def _observe(self, hook: str, **told: object) -> None:
         """Tell every observer; one that raises is told nothing from then on."""
-        caller = getattr(self._hooks.hook, hook)
+        self._tell(self._hooks, None, hook, **told)
+
+    def _tell(
+        self, hooks: pluggy.PluginManager, plugins: Collection[str] | None, hook: str, **told: object
+    ) -> None:
+        """Tell some plugins by name, or all of them."""
+        caller = getattr(hooks.hook, hook)
         for implementation in list(caller.get_hookimpls()):
+            if plugins is not None and implementation.plugin_name not in plugins:
+                continue
             wanted = {"pipeline": self.info, **told}
             try:
                 implementation.function(*(wanted[name] for name in implementation.argnames))
             except Exception as error:
-                self._hooks.unregister(implementation.plugin)
+                hooks.unregister(implementation.plugin)
                 text = f"observer '{implementation.plugin_name}' raised {type(error).__name__}: {error}"
                 self._on_broken(f"{text}; it is disabled")
 

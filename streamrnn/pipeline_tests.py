@@ -109,7 +109,7 @@ def run_case(case: Case) -> list[str]:
     if test.output is None and test.rejected is None:
         return [case.at((), "expects nothing; write output: or rejected:")]
     items = _items(test, case.spec.file.event.time)
-    sink = serve(case.spec, items, case.registry, case.context)
+    sink = serve(case.spec, items, case.registry, case.context, observed=False)
     found = list(_refusals(case, {event.number: event.reason for event in sink.rejected}))
     if not found and test.output is not None:
         found = list(_outputs(case, sink.records, sink.positions))

@@ -27,8 +27,9 @@ _OWN_PACKAGES = {
     "torch": "streamrnn-torch",
     "kafka": "streamrnn-kafka",
     "kafka_log": "streamrnn-kafka",
+    "otel": "streamrnn-otel",
 }
-"""Packages of this project by the type they provide."""
+"""Packages of this project by the type they provide, or the name of a plugin that only listens."""
 
 
 class Registry:
@@ -84,7 +85,9 @@ class Registry:
                 self._load(point)
         for name in plugins:
             if name not in self._loaded and name not in self.failures:
-                self.failures[name] = f"no plugin '{name}' is installed"
+                package = _OWN_PACKAGES.get(name)
+                way = f"; it is in the package {package}: pip install {package}" if package else ""
+                self.failures[name] = f"no plugin '{name}' is installed{way}"
 
     def load_all(self) -> None:
         """Load every installed plugin; those that fail are in `failures`."""

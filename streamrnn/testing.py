@@ -166,15 +166,25 @@ def run_pipeline(
     return sink.records, sink.rejected
 
 
-def serve(spec: PipelineSpec, events: Iterable[Item], registry: Registry, context: Context) -> ListSink:
-    """`run_pipeline` for a loaded pipeline; the sink also tells which item each output answers."""
+def serve(
+    spec: PipelineSpec,
+    events: Iterable[Item],
+    registry: Registry,
+    context: Context,
+    observed: bool = True,
+) -> ListSink:
+    """`run_pipeline` for a loaded pipeline; the sink also tells which item each output answers.
+
+    Observers hear nothing unless it is `observed`.
+    """
     from streamrnn.build import build_pipeline
     from streamrnn.pipeline import run
 
     limits = spec.file.limits
     codec = spec.decode.component.resolve("build")(spec.decode.options, context)
     source, sink = ListSource(events, codec, limits.max_line_bytes), ListSink()
-    pipeline = build_pipeline(_readable(spec, registry), registry, context, source, sink)
+    hooks = registry if observed else Registry([])
+    pipeline = build_pipeline(_readable(spec, registry), hooks, context, source, sink)
     run(pipeline, lambda: False, lambda report: None)
     return sink
 

@@ -8,6 +8,8 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 
+from at_once import AtOnce
+
 from streamrnn.build import build_pipeline
 from streamrnn.commit.job import build_job
 from streamrnn.context import Context, ManualClock
@@ -51,7 +53,8 @@ def events(folder, count, name="p", keys=3):
 
 def opened(file, clock=None, **given):
     found = open_one(file)
-    return replace(found, context=replace(found.context, clock=clock or ManualClock(), **given))
+    given = {"clock": clock or ManualClock(), "aside": AtOnce} | given
+    return replace(found, context=replace(found.context, **given))
 
 
 def hosted(file, clock=None, build=build_job, **given):

@@ -5,6 +5,9 @@ import pytest
 from click.testing import CliRunner
 
 from streamrnn.cli.test import command
+from streamrnn.config.open import open_pipeline
+from streamrnn.hookspecs import hookimpl
+from streamrnn.pipeline_tests import Case, run_case
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 
@@ -185,6 +188,28 @@ def test_a_model_that_cannot_be_loaded_ends_with_3(tmp_path, monkeypatch):
     head = re.sub("model: .*", "model: {type: sad}", HEAD)
     file = write(tmp_path, "tests: [{name: t, input: [{x: 1}], output: [{}]}]", head=head)
     assert run(file)[:2] == (3, f"FAIL {file}: t\n     weights.bin is damaged\n0 passed, 1 failed\n")
+
+
+class Listening:
+    def __init__(self):
+        self.heard = []
+
+    @hookimpl
+    def streamrnn_pipeline_started(self):
+        self.heard.append("started")
+
+    @hookimpl
+    def streamrnn_batch_done(self):
+        self.heard.append("batch")
+
+
+def test_observers_hear_nothing_of_it(tmp_path):
+    """Else a dashboard would count the events of tests among those that came."""
+    file = write(tmp_path, PASSING["marks and lines"])
+    spec, registry, context = open_pipeline(str(file))
+    registry.add(observer := Listening(), "listening")
+    assert run_case(Case(spec, registry, context, 0)) == []
+    assert observer.heard == []
 
 
 def test_selects_by_name(tmp_path):

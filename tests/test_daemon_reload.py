@@ -41,7 +41,8 @@ def serve(it, turns=8):
 
 def reload(it, state=None, **given):
     found = open_one(it.opened.file)
-    context = replace(found.context, clock=it.opened.context.clock, stdin=it.opened.context.stdin)
+    was = it.opened.context
+    context = replace(found.context, clock=was.clock, stdin=was.stdin, aside=was.aside)
     prepared = prepare(replace(found, context=context), state)
     answer = it.ask(lambda pipeline: switch(it, prepared))
     it.turn()

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from streamrnn.build import build_pipeline
 from streamrnn.config.load import load_pipeline
-from streamrnn.context import Context
+from streamrnn.context import Context, ManualClock
 from streamrnn.errors import ConfigError, SinkError
 from streamrnn.events import Mark, OutBlock, Report
 from streamrnn.hookspecs import hookimpl
@@ -128,6 +129,28 @@ def test_a_block_of_which_every_record_is_refused() -> None:
         "k: expected a key, a text or an integer, found 1.5",
         'x: expected a number, found "1"',
     ]
+
+
+def test_a_report_says_how_long_reading_serving_and_writing_took() -> None:
+    clock = ManualClock()
+    context = replace(quiet_context(), clock=clock)
+    pipeline = built(SUM, context, source=ListSource([*events(1), WAIT, *events(2, 4)]), sink=ListSink())
+
+    def slowed(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        def slow(*given: Any) -> Any:
+            clock.advance(seconds)
+            return call(*given)
+
+        return slow
+
+    parts = pipeline.parts
+    parts.source.read = slowed(parts.source.read, 1)  # type: ignore[method-assign]
+    parts.decode = slowed(parts.decode, 2)
+    parts.sink.write = slowed(parts.sink.write, 4)  # type: ignore[method-assign]
+    reports = [pipeline.run_once() for _ in range(3)]
+    pipeline.close()
+    found = [(r.events, r.read_s, r.serve_s, r.write_s) for r in reports if r is not None]
+    assert found == [(1, 1, 2, 4), (0, 1, 0, 0), (2, 1, 2, 4)]
 
 
 def test_what_the_core_refuses_is_told_with_the_right_record() -> None:

@@ -154,3 +154,13 @@ def test_why_there_is_no_such_component() -> None:
 def test_a_package_of_this_project_that_is_not_installed_is_named():
     found = Registry(entry_points=[]).missing("backend", "onnx")
     assert found.endswith("'onnx' is in the package streamrnn-onnx: pip install streamrnn-onnx")
+
+
+def test_so_is_one_that_only_listens():
+    found = Registry(entry_points=[])
+    found.load_for([], ["otel", "other"])
+    assert found.failures == {
+        "otel": "no plugin 'otel' is installed; it is in the package streamrnn-otel: "
+        "pip install streamrnn-otel",
+        "other": "no plugin 'other' is installed",
+    }

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from at_once import AtOnce
 from click.testing import CliRunner
 from crash_harness import FORMULA, events, swapped
 
@@ -38,19 +39,6 @@ def make(folder, text=TEXT, files=None):
         (folder / name).write_bytes(data)
     serve(folder)
     return folder
-
-
-class AtOnce:
-    """Work that is done when it begins, so that every batch has a commit."""
-
-    def __init__(self, work):
-        work()
-
-    def done(self):
-        return True
-
-    def result(self):
-        pass
 
 
 def serve(folder):

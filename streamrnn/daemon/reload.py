@@ -149,6 +149,7 @@ def _exchange(hosted: Hosted, pipeline: Pipeline, prepared: Prepared) -> str:
         now.backend, now.verdict = was.backend, was.verdict
         now.shards, now.candidate = was.shards, was.candidate
         vars(was).update(vars(now))  # commits know these parts
+        _observe(hosted, pipeline, prepared.opened)
         hosted.opened = prepared.opened
         return "reloaded; the model and all states stay as they were"
     if declared:
@@ -169,18 +170,24 @@ def _exchange(hosted: Hosted, pipeline: Pipeline, prepared: Prepared) -> str:
     if handover is not None:
         moved = handover.move(Path(hosted.opened.file))
     _adopt_ends(was, now, old, new)
-    registry, context = prepared.opened.registry, prepared.opened.context
-    changed = Pipeline(now, registry.hooks, context.log.warning)
+    context, hooks = prepared.opened.context, hosted.opened.registry.hooks
+    changed = Pipeline(now, hooks, context.log.warning, context.clock)
     if isinstance(commits, Commits):
         changed.commits = successor = take_over(commits, new, now, context)
         successor.done()
-    hosted.observe(prepared.opened)
+    _observe(hosted, changed, prepared.opened)
     hosted.opened = prepared.opened
     hosted.serve(changed)
     was.backend.close()
     if was.candidate is not None:
         was.candidate.backend.close()
     return f"reloaded; {moved}"
+
+
+def _observe(hosted: Hosted, pipeline: Pipeline, opened: Opened) -> None:
+    """Let the plugins hear of it that its file names now."""
+    hosted.observe(opened)
+    pipeline.observed_by(opened.registry.hooks)
 
 
 def _are_cores_kept(old: PipelineSpec, new: PipelineSpec, was: Parts, now: Parts) -> bool:
@@ -249,9 +256,14 @@ def _build_again(hosted: Hosted, pipeline: Pipeline, prepared: Prepared) -> str:
     try:
         built = hosted.build(new)
     except (StreamrnnError, OSError) as error:
-        hosted.serve(hosted.build(old))
+        _open(hosted, hosted.build(old))
         raise RefusedError(f"{error}\nthe pipeline goes on as it was") from error
     hosted.observe(new)
     hosted.opened = new
-    hosted.serve(built)
+    _open(hosted, built)
     return f"reloaded; both ends were opened again; {built.went_on or 'nothing to go on from'}"
+
+
+def _open(hosted: Hosted, built: Pipeline) -> None:
+    hosted.serve(built)
+    built.open()

@@ -1,0 +1,1 @@
+"""Lies beside the package so that its tests find it without an installation."""
