@@ -15,7 +15,7 @@ FLOORS = {
     "reserve memory",
     2: "config registry event",
     3: "auto build ceilings commit deadline explain export line pipeline reading verify replay letters "
-    "warmup",
+    "warmup stages",
     4: "testing pipeline_tests daemon cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}

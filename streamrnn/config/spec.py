@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+from streamrnn.errors import OptionError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -29,6 +33,20 @@ class Chosen:
     component: Component
     options: BaseModel
     path: Path
+
+    def build(self, *given: Any) -> Any:
+        """What it declares, built. Raises what that does, `OptionError` with paths into the file."""
+        with told_at(self.path):
+            return self.component.resolve("build")(self.options, *given)
+
+
+@contextmanager
+def told_at(section: Path) -> Iterator[None]:
+    """What is wrong with options, with the path of the section that they stand in."""
+    try:
+        yield
+    except OptionError as error:
+        raise OptionError(*((section + tuple(path), text) for path, text in error.problems)) from error
 
 
 @dataclass(frozen=True)

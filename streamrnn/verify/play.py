@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamrnn.build import (
-    build_backend,
-    build_source,
-    core_limits,
-    elapsed_features,
-    event_stage,
-    reset_rules,
-)
+from streamrnn.build import build_backend, build_source, core_limits, reset_rules
 from streamrnn.config.problems import from_option_error
 from streamrnn.core import Core
 from streamrnn.core.serve import NOT_FINITE, OVER_NORM
@@ -24,6 +17,7 @@ from streamrnn.errors import ConfigError, ModelError, OptionError
 from streamrnn.events import Mark
 from streamrnn.ports import EndOfStream
 from streamrnn.reading import pieces
+from streamrnn.stages import elapsed_features, event_stage
 from streamrnn.verify.stream import Log, Reader
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamrnn.backend import Backend, StateSpec, StateTensor, TensorSpec
-from streamrnn.build import core_limits, elapsed_features, reset_rules
+from streamrnn.build import core_limits, reset_rules
 from streamrnn.definition import Definition
 from streamrnn.limits import cause_names
+from streamrnn.stages import elapsed_features
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
