@@ -123,7 +123,8 @@ class Source(Protocol):
     `partitioned = True`, keys, limits and largest times are a partition's own.
     One whose records have fields by any name beside what is in them may offer `supply(paths) -> paths`: it is
     told once, before the first read, what the pipeline looks at, and answers what of it stands in
-    `Block.fields`.
+    `Block.fields`. One that knows how much is there and was not read yet may offer
+    `lag() -> Mapping[str, int]`, by partition, in `lag_unit`, "bytes" or "records"; asked on any thread.
     """
 
     def read(self, limit: int, wait_ms: int) -> Block | Mark | None:

@@ -310,3 +310,32 @@ def test_records_say_when_whose_and_where_from():
         "logger": "other",
     }
     assert escaped("a\nb\x1b") == "a\\nb\\x1b"
+
+
+def test_what_was_not_read_yet_is_told(tmp_path):
+    """Of a file that is followed, and of a log; nothing of a source that cannot say."""
+    from streamrnn.daemon.metrics import _lags
+
+    lines = "".join(f'{{"k":"a","x":{i}}}\n' for i in range(10))
+    (tmp_path / "p.in").write_text(lines)
+    path = tmp_path / "log" / "0" / f"{0:020}.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text(lines)
+    sources = {
+        "file": "{type: file, path: p.in, follow: true}",
+        "log": "{type: log, path: log, follow: true}",
+        "none": "{type: file, path: p.in}",
+    }
+    pipelines = []
+    for name, source in sources.items():
+        it = hosted(pipeline(tmp_path, name, source=source, more="limits: {max_batch_events: 4}"))
+        while it.stats.events < 4:
+            it.turn()
+        pipelines.append(it)
+    found = {(s.labels["pipeline"], s.labels["unit"]): s.value for s in _lags(pipelines).samples}
+    rest = sum(map(len, lines.splitlines(keepends=True)[4:]))
+    assert found == {("file", "bytes"): rest, ("log", "bytes"): rest}
+    assert [it.stats.hot_key_depth for it in pipelines] == [4, 4, 4]
+    for it in pipelines:
+        it.stop()
+        turn_until(it, "stopped")

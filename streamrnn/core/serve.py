@@ -62,6 +62,8 @@ class Server:
     scans: int = field(default=0, init=False)
     """How often it was called for buckets of `scan`, and with `scanned` how many events they had."""
     scanned: int = field(default=0, init=False)
+    depth: int = field(default=0, init=False)
+    """Events of the busiest key in the last batch, one behind the other without a reset."""
 
     def __post_init__(self) -> None:
         initial = [tensor.initial for tensor in self.backend.state.tensors]
@@ -71,6 +73,7 @@ class Server:
         """Serve all segments of a batch of n events; `inputs` arrays [n, *shape] in batch order."""
         served = Served()
         width = len(segments.rows)
+        self.depth = int(segments.lengths[0])
         first = {name: inputs[name] for name in self._begun_by}
         x = _pick(first, segments.events(0, 0, width)) if first else {}
         state = self.slab.take(segments.rows, segments.fresh, x)

@@ -116,6 +116,7 @@ class SingleServer:
         slab = self._store.slab
         self._server.calls += 1
         self._server.stepped += 1
+        self._server.depth = 1
         state = slab.take(event.rows, np.array([event.fresh], np.int8), x)
         try:
             state, y = self._server.backend.step(state, x)

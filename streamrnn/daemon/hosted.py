@@ -6,7 +6,7 @@ It knows nothing of the others.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -118,6 +118,21 @@ class Hosted:
         """What the candidate beside the model has answered, if there is one."""
         beside = self.pipeline.parts.candidate if self.pipeline is not None else None
         return beside.tally if beside is not None else None
+
+    def lag(self) -> tuple[str, Mapping[str, int]]:
+        """What is there and was not read, by partition, with its unit; nothing if the source cannot say."""
+        source = self.pipeline.parts.source if self.pipeline is not None else None
+        if (find := getattr(source, "lag", None)) is None:
+            return "", {}
+        try:
+            return source.lag_unit, find()  # type: ignore[union-attr]
+        except (
+            StreamrnnError,
+            OSError,
+            ValueError,
+            RuntimeError,
+        ):  # it is being closed, or changes right now
+            return "", {}
 
     def observe(self, opened: Opened) -> None:
         """Hear of the commits of a pipeline that is built from `opened`."""

@@ -30,6 +30,8 @@ _COUNTERS: dict[str, tuple[str, Callable[[Hosted], float]]] = {
     "batches": ("Batches served", lambda it: it.stats.batches),
     "failures": ("Times that the pipeline failed and was closed", lambda it: it.failures),
     "commits": ("Commits made", lambda it: it.stats.commits),
+    "evicted_keys": ("Keys that made room for others", lambda it: it.stats.evicted_keys),
+    "expired_keys": ("Keys that were unheard for too long", lambda it: it.stats.expired_keys),
     "waves": ("Calls of the model for a wave: one event each of many keys", lambda it: it.stats.steps.waves),
     "wave_events": ("Events in waves; by waves, their width", lambda it: it.stats.steps.wave_events),
     "buckets": ("Calls of the model for a bucket of sequences", lambda it: it.stats.steps.buckets),
@@ -42,6 +44,10 @@ _GAUGES: dict[str, tuple[str, Callable[[Hosted], float | None]]] = {
     "released_keys": (
         "Keys evicted or expired since the pipeline last began",
         lambda it: it.stats.released_keys,
+    ),
+    "hot_key_depth": (
+        "Events of the busiest key in the last batch, one behind the other",
+        lambda it: it.stats.hot_key_depth,
     ),
     "event_age_seconds": (
         "How far the largest event time lies behind the clock",
@@ -111,6 +117,7 @@ class Collector:
             yield family
         for name, (told, histogram) in _HISTOGRAMS.items():
             yield _histogram(f"streamrnn_{name}", told, pipelines, histogram)
+        yield _lags(pipelines)
         yield _infos(pipelines)
 
 
@@ -123,6 +130,16 @@ def _histogram(
         bounds = [*map(str, found.bounds), "+Inf"]
         buckets = list(zip(bounds, accumulate(found.counts.copy()), strict=True))
         family.add_metric([hosted.name], buckets, found.total)
+    return family
+
+
+def _lags(pipelines: list[Hosted]) -> Metric:
+    labels = ["pipeline", "partition", "unit"]
+    family = GaugeMetricFamily("streamrnn_source_lag", "What is there and was not read", labels=labels)
+    for hosted in pipelines:
+        unit, found = hosted.lag()
+        for partition, behind in sorted(found.items()):
+            family.add_metric([hosted.name, partition, unit], behind)
     return family
 
 

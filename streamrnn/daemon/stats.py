@@ -81,6 +81,7 @@ class Stats:
         self.batches = self.events = self.outputs = self.live_keys = 0
         self.held = 0
         """Events that wait for earlier ones."""
+        self.evicted_keys = self.expired_keys = 0
         self.begun_keys = self.first_keys = 0
         """Keys that began since the start, and those that were there then."""
         self.rejected = Counter[str]()
@@ -118,6 +119,13 @@ class Stats:
         servers = [core.server for _, core in self._shards.items()] if self._shards is not None else []
         found = (Steps(s.calls, s.stepped, s.scans, s.scanned) for s in servers)
         return sum(found, self._earlier)
+
+    @property
+    def hot_key_depth(self) -> int | None:
+        """Events of the busiest key in the last batch; None while nothing is served."""
+        if self._shards is None:
+            return None
+        return max((core.server.depth for _, core in self._shards.items()), default=0)
 
     @property
     def released_keys(self) -> int:
@@ -164,6 +172,7 @@ class Stats:
         self.events += report.events
         self.outputs += report.outputs
         self.live_keys, self.held = report.live_keys, report.held
+        self.evicted_keys, self.expired_keys = report.evicted, report.expired
         if report.rejected:
             self._refused(report.rejected)
 

@@ -84,6 +84,14 @@ class PartitionReader:
         self._feed(data)
         return bool(data)
 
+    def lag_bytes(self) -> int:
+        """Bytes of this segment behind the last record that was given, and of those after it."""
+        first = self._next if self._file is None else self._first
+        later = [each for each in segments(self._fs, self._folder) if each >= first]
+        found = [self._fs.status(segment_path(self._folder, each)) for each in later]
+        given = 0 if self._file is None else self._framer.position
+        return max(0, sum(status.st_size for status in found if status) - given)
+
     def place(self) -> Place:
         """See `Resumable.place`."""
         if self._file is None or self._is_behind:

@@ -124,6 +124,13 @@ class FollowSource:
         """See `Source.position`: bytes from the start of each file, as `name@inode`."""
         return {f"{file.tail.name}@{file.inode[1]}": file.tail.position for file in self._files.values()}
 
+    lag_unit = "bytes"
+
+    def lag(self) -> Mapping[str, int]:
+        """See `Source`: of each file, as it lies on the disk."""
+        files = list(self._files.values())
+        return {f"{file.tail.name}@{file.inode[1]}": file.tail.lag_bytes() for file in files}
+
     def place(self) -> Place:
         """See `Resumable.place`: the open files, by inode and content, and those that are done with."""
         files = list(self._files.values())

@@ -69,6 +69,12 @@ class LogSource:
         """See `Source.position`: offsets."""
         return {name: reader.offset for name, reader in self._readers.items()}
 
+    lag_unit = "bytes"
+
+    def lag(self) -> Mapping[str, int]:
+        """See `Source`."""
+        return {name: reader.lag_bytes() for name, reader in list(self._readers.items())}
+
     def place(self) -> Place:
         """See `Resumable.place`."""
         self._settle()

@@ -147,6 +147,12 @@ class LoggedSource:
         """See `Source.position`: an offset in the log."""
         return {PARTITION: self._logged.offset}
 
+    lag_unit = "records"
+
+    def lag(self) -> Mapping[str, int]:
+        """See `Source`: what the log has."""
+        return {PARTITION: self._logged.backlog}
+
     def place(self) -> Place:
         """See `Resumable.place`."""
         return self._logged.place()

@@ -40,6 +40,10 @@ class PackedTail:
         """See `Tail.position`."""
         return self.framer.position
 
+    def lag_bytes(self) -> int:
+        """Bytes that were unpacked, behind the last whole record."""
+        return self._end - self.framer.position
+
     def identity(self) -> Place:
         """See `Tail.identity`."""
         position = self.framer.position

@@ -74,6 +74,10 @@ class Tail:
         """Bytes of the file before the next record."""
         return self.framer.position
 
+    def lag_bytes(self) -> int:
+        """Bytes behind the last record that was given. Raises `OSError`, `ValueError` once it is closed."""
+        return max(0, self._fs.status_of(self._file).st_size - self.framer.position)
+
     def begin(self, now_s: float) -> None:
         """Begin a turn, which ends where the file ends now. Raises `OSError`."""
         found = self._fs.status_of(self._file)

@@ -155,6 +155,18 @@ class KafkaSource:
         """See `Source.position`: offsets."""
         return {f"{self.config.topic}-{number}": at for number, at in self._next.items()}
 
+    lag_unit = "records"
+
+    def lag(self) -> Mapping[str, int]:
+        """See `Source`: behind the last record that a fetch has told of."""
+        found = {}
+        for number, at in list(self._next.items()):
+            with suppress(AssertionError):  # it has just gone to another member
+                end = self.consumer.highwater(self._partition(number))
+                if end is not None:
+                    found[f"{self.config.topic}-{number}"] = max(0, end - at)
+        return found
+
     def offsets(self) -> Mapping[int, int]:
         """Where each partition goes on."""
         return self._next

@@ -103,6 +103,22 @@ def test_latest_waits_for_what_comes(brokers, topic, tmp_path):
     assert lines(tmp_path) == []
 
 
+def test_how_far_behind_it_is(brokers, topic, tmp_path):
+    kafka.run(kafka.put(brokers, topic, records(0, 40)))
+    context, _ = context_at(tmp_path)
+    text = "".join(f"{name}: {part}\n" for name, part in (PARTS | {"source": source(brokers, topic)}).items())
+    pipeline = build_job(load_pipeline(text, "p.yaml", REGISTRY, context, {}), REGISTRY, context)
+    reading, read = pipeline.parts.source, {}
+    while sum(read.values()) < 40:
+        block = reading.read(7, 100)
+        if block is not None:
+            name = block.origin.partition
+            read[name] = read.get(name, 0) + len(block)
+            assert reading.lag()[name] == 20 - read[name]
+    pipeline.close(RuntimeError("seen enough"))
+    assert set(read.values()) == {20}
+
+
 async def transactions(brokers, topic):
     producer = AIOKafkaProducer(bootstrap_servers=brokers, transactional_id=kafka.name("id"))
     await producer.start()
