@@ -405,6 +405,34 @@ def test_changes_are_seen_once_they_stand_still(tmp_path):
     assert not changes.due(), "not before its time"
 
 
+def test_a_scaler_that_changes_is_seen_and_taken_over(tmp_path):
+    """The states stay: what is in the file of a feature is no part of what keys mean."""
+    scaler = tmp_path / "scaler.json"
+    scaler.write_text('{"mean": [0], "std": [1]}')
+    put(tmp_path, 1)
+    file = follow(tmp_path)
+    text = (tmp_path / "p.yaml").read_text()
+    (tmp_path / "p.yaml").write_text(
+        text.replace("{field: x}", "{field: x, standardize: {from: scaler.json}}")
+    )
+    clock, fleet = ManualClock(), Fleet(random.Random(0))
+    it = hosted(file, clock)
+    fleet.hosted = {"p": it}
+    serve(it)
+    changes = Changes([str(tmp_path)], Context(clock=clock), fleet)
+    scaler.write_text('{"mean": [0], "std": [0.5]}')
+    due = []
+    for _ in range(2):
+        clock.advance(1)
+        due.append(changes.due())
+    assert due == [False, True]
+    assert reload(it) == "reloaded; the model and all states stay as they were"
+    put(tmp_path, 1)
+    serve(it, 40)
+    end(it)
+    assert got(tmp_path) == [1, 3]
+
+
 def test_control_log_keeps_what_was_asked(tmp_path):
     put(tmp_path, 1)
     it = hosted(follow(tmp_path, more=checkpoint()))

@@ -147,6 +147,11 @@ class Standardize(FeatureOptions):
             raise ValueError(f"standardize has {len(mean)} means for {fields} numbers")
         return fields
 
+    @property
+    def read_paths(self) -> tuple[str, ...]:
+        """See docs/plugins.md."""
+        return (self.standardize.path,) if self.standardize.path else ()
+
 
 class Scaling(BaseModel):
     """x becomes (x - offset) * by."""

@@ -9,8 +9,9 @@ from streamrnn.daemon.fleet import pipeline_files
 from streamrnn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from streamrnn.config.spec import PipelineSpec
     from streamrnn.context import Context
     from streamrnn.daemon.fleet import Fleet
 
@@ -19,8 +20,8 @@ Marks = dict[str, tuple[int, int, int] | None]
 
 
 class Changes:
-    """Asked every second or so, it tells when a pipeline file, or a model's, has changed and stands still
-    again.
+    """Asked every second or so, it tells when a pipeline file, or one that it names, has changed and stands
+    still again.
 
     It looks rather than listens: that works on every file system, and with files that are links to others
     which are exchanged, as a ConfigMap's are.
@@ -49,11 +50,19 @@ class Changes:
         except ConfigError:
             files = []
         for hosted in self._fleet:
-            spec, context = hosted.opened.spec, hosted.opened.context
-            if isinstance(path := getattr(spec.model.options, "path", None), str):
-                files.append(str(context.path(path)))
+            files += [str(hosted.opened.context.path(path)) for path in _named(hosted.opened.spec)]
         return {file: self._mark(file) for file in files}
 
     def _mark(self, file: str) -> tuple[int, int, int] | None:
         found = self._context.fs.status(Path(file))
         return None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _named(spec: PipelineSpec) -> Iterator[str]:
+    """The files of the models, and those that features are read from."""
+    items = [item for items in spec.inputs.values() for item in items]
+    features = [each for item in items for each in (*item.then, getattr(item, "encoder", None))]
+    for chosen in (spec.model, spec.candidate, *features):
+        if chosen is not None:
+            path = getattr(chosen.options, "path", None)
+            yield from getattr(chosen.options, "read_paths", [path] if isinstance(path, str) else [])
