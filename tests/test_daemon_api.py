@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import stat
+from contextlib import ExitStack
 
 import pytest
 from click.testing import CliRunner
@@ -177,6 +178,57 @@ def test_what_waits_for_earlier_events_is_served_before_a_reset(tmp_path):
         until(lambda: it.stats.outputs == 4)
     found = [json.loads(line)["y"] for line in (tmp_path / "p.out").read_text().splitlines()]
     assert found == [1, 2, 3, 5]
+
+    def replayed():
+        told = CliRunner().invoke(cli, ["replay", str(tmp_path / "p.yaml"), "--print"]).stdout.splitlines()
+        return [json.loads(line)["y"] for line in told][:4]
+
+    assert replayed() == found
+    (tmp_path / "state/p" / NAME).unlink()
+    assert replayed() == [1, 2, 3, 8]
+
+
+@pytest.mark.parametrize("kind", ["a log of two partitions", "a socket with a log"])
+def test_a_log_is_replayed_with_what_was_done_by_hand(tmp_path, kind):
+    """Without a word about where the recorded data is: the source knows."""
+    from streamrnn.client import Producer
+
+    listens = f'{{type: socket, listen: "unix:{tmp_path}/in", durability: log, log: log}}'
+    sources = {
+        "a log of two partitions": "{type: log, path: log, follow: true}",
+        "a socket with a log": listens,
+    }
+    pipeline(tmp_path, source=sources[kind], more=checkpoint())
+    for name in "01" if "partitions" in kind else "":
+        path = tmp_path / "log" / name / f"{0:020}.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text('{"k":"a","x":1}\n{"k":"b","x":1}\n')
+    with running(tmp_path) as daemon, ExitStack() as opened:
+        it, app = daemon.fleet.find("p"), application(Api(daemon), None)
+        if "socket" in kind:
+            producer = opened.enter_context(Producer(f"unix:{tmp_path}/in", "p"))
+            put = lambda: [producer.send({"k": "a", "x": 1}) for _ in range(2)]  # noqa: E731
+            put()
+            put()
+        else:
+
+            def put():
+                with open(tmp_path / "log" / "1" / f"{0:020}.jsonl", "a") as file:
+                    file.write('{"k":"a","x":1}\n' * 2)
+
+        until(lambda: it.stats.outputs == 4)
+        assert ask(app, "POST", "/pipelines/p/reset", {"glob": "a*"})[0] == 200
+        put()
+        until(lambda: it.stats.outputs == 6)
+        if "socket" in kind:
+            producer.flush()
+    file = str(tmp_path / "p.yaml")
+    shown = CliRunner().invoke(cli, ["why", file, "a"]).output
+    assert "1. record " in shown
+    assert "reset: control" in shown
+    assert '{"k":"a","y":2.0}' in shown
+    (tmp_path / "state/p" / NAME).unlink()
+    assert "reset: control" not in CliRunner().invoke(cli, ["why", file, "a"]).output
 
 
 def test_a_key_and_what_is_known_of_it(app):

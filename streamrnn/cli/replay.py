@@ -62,7 +62,7 @@ def command(
     one_thread()
     from streamrnn.config.open import open_pipeline
     from streamrnn.config.recorded import recorded
-    from streamrnn.replay.begin import begin, by_hand, read_commit
+    from streamrnn.replay.begin import begin, obey, read_commit
     from streamrnn.replay.play import play, play_beside
     from streamrnn.replay.replay import build_replay
     from streamrnn.replay.until import until
@@ -79,7 +79,7 @@ def command(
         if beginning is not None:
             begin(beginning, replay.parts, spec, context)
         if beginning is not None or not inputs:
-            replay.by_hand = by_hand(beginning, replay.parts, spec, context)
+            obey(replay, beginning, spec, context)
         write = sys.stdout.buffer.write if prints else None
         if path is None:
             report = play(replay, write)

@@ -59,7 +59,7 @@ def command(
     one_thread()
     from streamrnn.config.open import open_pipeline
     from streamrnn.config.recorded import recorded
-    from streamrnn.replay.begin import begin, by_hand, read_commit
+    from streamrnn.replay.begin import begin, obey, read_commit
     from streamrnn.replay.replay import build_replay
     from streamrnn.replay.until import until
     from streamrnn.replay.why import Why, gates_of
@@ -75,7 +75,7 @@ def command(
         if beginning is not None:
             begin(beginning, replay.parts, spec, context)
         if beginning is not None or not inputs:
-            replay.by_hand = by_hand(beginning, replay.parts, spec, context)
+            obey(replay, beginning, spec, context)
         found = Why(replay, key, last, gates_of(spec, context))
         found.play()
     if style == "json":

@@ -18,17 +18,18 @@ def recorded(
 ) -> PipelineSpec:
     """The pipeline with files as its source; with its own if none are given, which must end.
 
-    Unless `follows`, files that are followed are read as far as they go now. Raises `ConfigError` for a
-    source without an end.
+    Unless `follows`, files and logs that are followed, and logs that a source writes, are read as far as they
+    go now. Raises `ConfigError` for a source without an end.
     """
     if paths:
         component = registry.find("source", "file")
         assert component is not None
         options = component.config.model_validate({"path": [_literal(path) for path in paths]})
         return replace(spec, source=Chosen(component, options, ("source",)))
-    if not follows and spec.source.component.name == "file":
-        options = spec.source.options.model_copy(update={"follow": False, "start": "start"})
-        return replace(spec, source=replace(spec.source, options=options))
+    if not follows and (again := read_again(spec, registry)) is not None:
+        ends = {"follow": False} if getattr(again.source.options, "follow", False) else {}
+        options = again.source.options.model_copy(update=ends)
+        return replace(again, source=replace(again.source, options=options))
     if spec.source.component.name in ("socket", "http", "websocket") or getattr(
         spec.source.options, "follow", False
     ):

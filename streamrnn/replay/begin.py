@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from streamrnn.context import Context
     from streamrnn.line import Parts
     from streamrnn.ports import Place
+    from streamrnn.replay.replay import Replay
 
 
 @dataclass
@@ -84,33 +85,36 @@ def begin(beginning: Beginning, parts: Parts, spec: PipelineSpec, context: Conte
     parts.source.resume(_renamed(place, parts.source.place(), spec.source.component.name))
 
 
-def by_hand(
-    beginning: Beginning | None, parts: Parts, spec: PipelineSpec, context: Context
-) -> deque[control.Entry]:
-    """What was asked of a job from outside the stream, since a commit or since its beginning.
+def obey(replay: Replay, beginning: Beginning | None, spec: PipelineSpec, context: Context) -> None:
+    """Let a replay do what was asked of the job from outside the stream, since a commit or its beginning.
 
-    It tells a person of what a replay cannot do again. Raises `StateError` if the log is damaged.
+    It tells a person of what cannot be done again. Raises `StateError` if the log is damaged.
     """
     if spec.file.checkpoint is None:
-        return deque()
+        return
+    parts = replay.parts
     folder = context.path(spec.file.checkpoint.dir) if beginning is None else beginning.folder
     done = 0 if beginning is None else beginning.manifest.get("control", 0)
-    found = deque(control.read(context.fs, folder)[0][done:])
+    found = list(control.read(context.fs, folder)[0][done:])
     fingerprint = parts.backend.state.fingerprint
     others = [e for e in found if e.command.get("reload", {}).get("fingerprint", fingerprint) != fingerprint]
     if others:
         context.log.warning(
             "behind %d events another model took over, which is not replayed", others[0].events
         )
-    found = deque(entry for entry in found if "reset" in entry.command)
-    if found and (parts.shards.partitioned or spec.file.order is not None):
+    found = [entry for entry in found if "reset" in entry.command]
+    if parts.shards.partitioned:
+        replay.placed = found
+    elif spec.file.order is None:
+        replay.by_hand = deque(found)
+    elif all(len(entry.position) == 1 for entry in found):
+        replay.placed = found
+    else:
         context.log.warning(
-            "%d resets by hand are left out: only in a stream without partitions and without "
-            "`order` is it known between which events they came",
+            "%d resets by hand are left out: under `order`, several files do not tell between which events "
+            "they came",
             len(found),
         )
-        return deque()
-    return found
 
 
 def _renamed(place: Place, here: Place | None, source: str) -> Place:

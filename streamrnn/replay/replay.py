@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from streamrnn.build import build_pipeline
 from streamrnn.commit import control
 from streamrnn.commit.parking import Parking, Parks
 from streamrnn.context import ManualClock
+from streamrnn.core.shards import WHOLE
 from streamrnn.events import Block, Mark, Origin
-from streamrnn.line import Parts, Served, mark, rest, serve
+from streamrnn.line import Parts, Served, mark, mark_core, rest, serve
 from streamrnn.ports import EndOfStream
 from streamrnn.replay.until import Until
 
@@ -44,6 +47,10 @@ class Replay:
     limit: int | None = None
     by_hand: deque[Entry] = field(default_factory=deque)
     """What was asked of the job from outside the stream, each behind so many accepted events."""
+    placed: Sequence[Entry] = ()
+    """The same where only the place in each partition says when it was."""
+    _done: dict[str, int] = field(default_factory=dict)
+    """How many of `placed` took effect, by partition."""
 
     def __iter__(self) -> Iterator[Served]:
         while not self._is_over:
@@ -51,6 +58,8 @@ class Replay:
             try:
                 found = self.parts.source.read(min(room, self.limit or self.parts.max_batch_events), 0)
             except EndOfStream:
+                for partition, _ in list(self.parts.shards.items()):
+                    yield from self._obey_at(partition, None)
                 yield from rest(self.parts)
                 return
             if isinstance(found, Mark):
@@ -90,7 +99,36 @@ class Replay:
         # Limits on time go by the kind of source; the commit knows it under the name it had.
         block.origin = Origin(self.source_name, block.origin.partition)
         if count:
-            yield from serve(self.parts, block.part(0, count))
+            yield from self._serve_between(block.part(0, count))
+
+    def _serve_between(self, block: Block) -> Iterator[Served]:
+        """Serve records with what was asked by hand between them."""
+        partition = block.origin.partition
+        is_parted = self.parts.shards.partitioned
+        core, start = partition if is_parted else WHOLE, 0
+        for entry in self.placed[self._done.get(core, 0) :]:
+            place = entry.position.get(partition, 0) if is_parted else next(iter(entry.position.values()))
+            at = int(np.searchsorted(block.positions, place))
+            if at == len(block):
+                break
+            if at > start:
+                yield from serve(self.parts, block.part(start, at))
+                start = at
+            yield from self._obey_at(core, self._done.get(core, 0) + 1)
+        yield from serve(self.parts, block.part(start, len(block)) if start else block)
+
+    def _obey_at(self, partition: str, until: int | None) -> Iterator[Served]:
+        """Let keys of a partition begin anew, by the commands up to a number, or by all."""
+        shards, served = self.parts.shards, list[Served]()
+        for entry in self.placed[self._done.get(partition, 0) : until]:
+            reset = entry.command["reset"]
+            if reset.get("partition") in (None, partition):
+                told = {**reset, "partition": partition}
+                control.apply_reset(
+                    shards, told, lambda core, mark: served.extend(mark_core(self.parts, core, mark))
+                )
+        self._done[partition] = len(self.placed) if until is None else until
+        yield from served
 
 
 def build_replay(spec: PipelineSpec, registry: Registry, context: Context, original: PipelineSpec) -> Replay:
@@ -103,6 +141,9 @@ def build_replay(spec: PipelineSpec, registry: Registry, context: Context, origi
     context = replace(context, clock=ManualClock())
     parts = build_pipeline(alone, registry, context, sink=_Nowhere()).parts
     name, options = original.source.component.name, original.source.options
+    if getattr(options, "log", None) and spec.source.component.name == "log":
+        parts.shards.partitioned = False  # the log of a source that has no partitions itself
+        parts.shards.forget()
     if original.file.checkpoint is not None:
         entries, _ = control.read(context.fs, context.path(original.file.checkpoint.dir))
         parts.watch = Parks(Parking.of(entries))
