@@ -224,7 +224,7 @@ class World(RuleBasedStateMachine):
 
     @rule(size=st.integers(1, 30))
     def half_a_line(self, size):
-        # Of its own from the first byte on: a rotated file that holds as much as another begins with is a copy.
+        # Of its own from the first byte on: a rotated file that holds what another begins with is a copy.
         line = (b"%d half" % self.rng.getrandbits(60) + self.event("a", 1, 1))[: 16 + size]
         if self.kind == "followed":
             self.write(line, b"")
