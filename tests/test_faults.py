@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from crash_harness import BASE, Job, swapped
 from simfs import SimFS
+from test_reserve import Told
 from toys import Toy
 
 from streamrnn.commit.job import build_job
@@ -118,15 +119,6 @@ def test_an_upgraded_library_is_told(job):
     assert told[0] == []
     (line,) = told[1]
     assert line.startswith(f"the commit was made with numpy 1.9.3, this is {np.__version__}")
-
-
-class Told(logging.Handler):
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def emit(self, record):
-        self.lines.append(record.getMessage())
 
 
 def test_a_slow_commit_is_not_overtaken():
