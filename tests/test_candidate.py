@@ -264,7 +264,7 @@ def test_the_daemon_tells_how_they_compare(tmp_path):
         until(lambda: "3 events compared" in asked("candidate", "p"))
         assert asked("candidate", "p").splitlines() == [
             "3 events compared, 3 differ, 0 answered by one alone",
-            "it answers for 0.00% of the keys, 0 events so far",
+            "the candidate answers for 0.00% of the keys, 0 events so far",
             "largest distance 0.75",
             "0.75\ta",
             "0.666667\tb",
@@ -273,3 +273,24 @@ def test_the_daemon_tells_how_they_compare(tmp_path):
     finally:
         serve.terminate()
         assert serve.wait(30) == 0
+
+
+def test_a_run_tells_at_its_end(tmp_path):
+    import subprocess
+    import sys
+
+    (tmp_path / "p.in").write_text('{"k": "a", "x": 1}\n{"k": "b", "x": 2}\n')
+    file = pipeline(tmp_path, more=candidate(1, "H + 2*x", "reset"))
+    done = subprocess.run(
+        [sys.executable, "-m", "streamrnn", "run", file], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert [answer["y"] for answer in answers(tmp_path)] == [2, 4]
+    told = done.stderr.splitlines()
+    at = told.index("2 events compared, 2 differ, 0 answered by one alone")
+    assert told[at + 1 :] == [
+        "the candidate answers for 100.00% of the keys, 2 events so far",
+        "largest distance 0.666667",
+        "0.666667\tb",
+        "0.5\ta",
+    ]

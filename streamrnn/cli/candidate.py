@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -22,11 +23,19 @@ def command(pipeline: str, style: str, **admin: Any) -> None:
         return
     if found is None:
         raise click.UsageError(f"{pipeline} has no section `candidate`, or serves nothing now")
+    for line in compared(found, found["share"]):
+        click.echo(shown(line))
+
+
+def compared(found: Mapping[str, Any], share: float) -> Iterator[str]:
+    """A tally of two models' answers, in words; the candidate answers for `share` of the keys."""
     if found["error"]:
-        click.echo(shown(f"it serves no more: {found['error']}"))
-    click.echo(f"{found['events']:,} events compared, {found['differing']:,} differ, "
-               f"{found['apart']:,} answered by one alone")  # fmt: skip
-    click.echo(f"it answers for {found['share']:.2%} of the keys, {found['answered']:,} events so far")
-    click.echo(f"largest distance {found['largest']:.6g}")
-    for key, distance in found["worst"].items():
-        click.echo(shown(f"{distance:.6g}\t{key}"))
+        yield f"the candidate serves no more: {found['error']}"
+    yield (
+        f"{found['events']:,} events compared, {found['differing']:,} differ, "
+        f"{found['apart']:,} answered by one alone"
+    )
+    yield f"the candidate answers for {share:.2%} of the keys, {found['answered']:,} events so far"
+    yield f"largest distance {found['largest']:.6g}"
+    for key, distance in sorted(found["worst"].items(), key=lambda each: -each[1]):
+        yield f"{distance:.6g}\t{key}"

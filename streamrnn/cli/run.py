@@ -60,6 +60,14 @@ def _run(file: str, quiet: bool, stop: Stopping) -> None:
     told = Progress(context.clock, sys.stderr, quiet, pipeline.commits)
     with told as progress, few_interruptions(), deadline(pipeline):
         run(pipeline, lambda: stop.asked, progress.told)
+    if (beside := pipeline.parts.candidate) is not None and not quiet:
+        from dataclasses import asdict
+
+        from streamrnn.cli.candidate import compared
+
+        assert spec.file.candidate is not None
+        for line in compared(asdict(beside.tally), spec.file.candidate.share):
+            click.echo(line, err=True)
 
 
 @contextmanager
