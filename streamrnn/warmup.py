@@ -17,7 +17,7 @@ import numpy as np
 from streamrnn.build import build_pipeline
 from streamrnn.commit import control
 from streamrnn.commit.parking import Parking, Parks
-from streamrnn.config.recorded import read_again
+from streamrnn.config.recorded import log_of, read_again
 from streamrnn.core.columns import catch_up
 from streamrnn.errors import StateError
 from streamrnn.events import Block, Mark, Origin
@@ -203,13 +203,13 @@ def build_warming(
     alone = replace(again, file=file, candidate=None)
     parts = build_pipeline(alone, registry, context, sink=_Nowhere(), model=(backend, verdict)).parts
     config = spec.file.checkpoint
-    name, options = spec.source.component.name, spec.source.options
-    warming = Warming(parts, name, again.source.component is spec.source.component)
+    name = spec.source.component.name
+    warming = Warming(parts, name, keeps_marks=again.source.component is spec.source.component)
     if config is not None:
         folder = context.path(config.dir)
         warming.find_commands = lambda: control.read(context.fs, folder)[0]
         parts.watch = Parks(Parking.of(warming.find_commands()))
-    if getattr(options, "log", None):
+    if log_of(spec):
         parts.shards.partitioned = False
         parts.shards.forget()
     return warming

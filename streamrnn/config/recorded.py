@@ -46,13 +46,19 @@ def read_again(spec: PipelineSpec, registry: Registry) -> PipelineSpec | None:
     read from the beginning.
     """
     options = spec.source.options
-    if log := getattr(options, "log", None):
+    if log := log_of(spec):
         component = registry.find("source", "log")
         assert component is not None
         read = component.config.model_validate({"path": log, "records": "enveloped", "follow": True})
         return replace(spec, source=Chosen(component, read, ("source",)))
     again = getattr(options, "again", None)
     return None if again is None else replace(spec, source=replace(spec.source, options=again))
+
+
+def log_of(spec: PipelineSpec) -> str | None:
+    """The log that the source writes what arrives to, if it does."""
+    options = spec.source.options
+    return options.log if getattr(options, "durability", None) == "log" else None  # type: ignore[attr-defined]
 
 
 def _literal(path: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from streamrnn.build import build_pipeline
 from streamrnn.commit import control
 from streamrnn.commit.parking import Parking, Parks
+from streamrnn.config.recorded import log_of
 from streamrnn.context import ManualClock
 from streamrnn.core.shards import WHOLE
 from streamrnn.events import Block, Mark, Origin
@@ -141,7 +142,7 @@ def build_replay(spec: PipelineSpec, registry: Registry, context: Context, origi
     context = replace(context, clock=ManualClock())
     parts = build_pipeline(alone, registry, context, sink=_Nowhere()).parts
     name, options = original.source.component.name, original.source.options
-    if getattr(options, "log", None) and spec.source.component.name == "log":
+    if log_of(original) and spec.source.component.name == "log":
         parts.shards.partitioned = False  # the log of a source that has no partitions itself
         parts.shards.forget()
     if original.file.checkpoint is not None:
