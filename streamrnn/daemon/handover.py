@@ -80,7 +80,8 @@ class Handover:
         self.carrying.settle(self.now.shards.items())
         if self.begin is not None:
             self.begin.fill()
-        return f"{len(self.was.shards)} keys {_WORDS[self.way]}"
+        beside = "; a candidate begins beside the model" if self.begin is not None else ""
+        return f"{len(self.was.shards)} keys {_WORDS[self.way]}{beside}"
 
     def close(self) -> None:
         """It does not come to it."""
