@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,9 @@ class Deadline:
 
 
 def deadline(pipeline: Pipeline) -> AbstractContextManager[object]:
-    """What keeps `limits.step_deadline_s` of a pipeline while it runs; nothing if there is none."""
-    calls = timed(pipeline.parts.backend)
-    return nullcontext() if calls is None else Deadline(pipeline, calls)
+    """From now on, what keeps `limits.step_deadline_s` of a pipeline's models; nothing if there is none."""
+    kept, beside = ExitStack(), pipeline.parts.candidate
+    for backend in [pipeline.parts.backend, *([beside.backend] if beside is not None else [])]:
+        if (calls := timed(backend)) is not None:
+            kept.enter_context(Deadline(pipeline, calls))
+    return kept
