@@ -80,6 +80,8 @@ class Share:
         """bool [n]; of a key always the same."""
         salt = f"{self.salt}\0"
         hashes = hashes_of([f"{salt}{key}".encode() for key in keys])
+        if self.share >= 1:  # the largest hashes are 2**64 as floats
+            return np.ones(len(keys), np.bool_)
         held: BoolArray = hashes.astype(np.float64) < self.share * 2.0**64
         return held
 
