@@ -69,8 +69,8 @@ class Deadline:
 
 def deadline(pipeline: Pipeline) -> AbstractContextManager[object]:
     """From now on, what keeps `limits.step_deadline_s` of a pipeline's models; nothing if there is none."""
-    kept, beside = ExitStack(), pipeline.parts.candidate
-    for backend in [pipeline.parts.backend, *([beside.backend] if beside is not None else [])]:
+    kept = ExitStack()
+    for backend in pipeline.parts.backends:
         if (calls := timed(backend)) is not None:
             kept.enter_context(Deadline(pipeline, calls))
     return kept

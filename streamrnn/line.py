@@ -46,6 +46,11 @@ class Parts:
     watch: Watch = field(default_factory=Unwatched)
     candidate: Beside | None = None
 
+    @property
+    def backends(self) -> list[Backend]:
+        """The model, and that of the candidate if there is one."""
+        return [self.backend, *([self.candidate.backend] if self.candidate is not None else [])]
+
 
 @dataclass
 class Beside:

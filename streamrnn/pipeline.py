@@ -226,9 +226,9 @@ class Pipeline:
             if self.commits is not None:
                 closing.callback(self.commits.close)
             closing.callback(parts.watch.close)
-            if parts.candidate is not None:
-                closing.callback(parts.candidate.backend.close)
-            for part in (parts.backend, parts.rejects, parts.sink, parts.source):
+            for backend in parts.backends:
+                closing.callback(backend.close)
+            for part in (parts.rejects, parts.sink, parts.source):
                 closing.callback(part.close)
             closing.callback(setattr, self, "doing", "close")
             if error is None:

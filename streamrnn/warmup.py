@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamrnn.build import build_pipeline
 from streamrnn.commit import control
-from streamrnn.commit.parking import Parking, Parks
-from streamrnn.config.recorded import log_of, read_again
+from streamrnn.config.recorded import read_again
 from streamrnn.core.columns import catch_up
 from streamrnn.errors import StateError
 from streamrnn.events import Block, Mark, Origin
 from streamrnn.line import mark, serve
 from streamrnn.ports import EndOfStream
+from streamrnn.replay.replay import build_unwritten
 
 if TYPE_CHECKING:
     from streamrnn.backend import Backend
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from streamrnn.context import Context
     from streamrnn.core import Core
     from streamrnn.core.probe import Verdict
-    from streamrnn.events import IntArray, OutBlock
+    from streamrnn.events import IntArray
     from streamrnn.line import Parts
     from streamrnn.registry import Registry
 
@@ -199,28 +198,13 @@ def build_warming(
         )
     if spec.file.order is not None and spec.file.order.type == "event_time":
         raise StateError(f"warmup: not together with `order: {{type: event_time}}`. {_OTHER_WAYS}")
-    file = again.file.model_copy(update={"dead_letter": None, "candidate": None})
-    alone = replace(again, file=file, candidate=None)
-    parts = build_pipeline(alone, registry, context, sink=_Nowhere(), model=(backend, verdict)).parts
-    config = spec.file.checkpoint
-    name = spec.source.component.name
+    parts = build_unwritten(again, registry, context, spec, (backend, verdict))
+    name, config = spec.source.component.name, spec.file.checkpoint
     warming = Warming(parts, name, keeps_marks=again.source.component is spec.source.component)
     if config is not None:
         folder = context.path(config.dir)
         warming.find_commands = lambda: control.read(context.fs, folder)[0]
-        parts.watch = Parks(Parking.of(warming.find_commands()))
-    if log_of(spec):
-        parts.shards.partitioned = False
-        parts.shards.forget()
     return warming
-
-
-class _Nowhere:
-    """A sink of nothing."""
-
-    def write(self, block: OutBlock) -> None: ...
-    def flush(self) -> None: ...
-    def close(self) -> None: ...
 
 
 def resets_of(entries: Sequence[control.Entry]) -> list[tuple[control.Entry, Mapping[str, Any]]]:

@@ -37,5 +37,5 @@ def compared(found: Mapping[str, Any], share: float) -> Iterator[str]:
     )
     yield f"the candidate answers for {share:.2%} of the keys, {found['answered']:,} events so far"
     yield f"largest distance {found['largest']:.6g}"
-    for key, distance in sorted(found["worst"].items(), key=lambda each: -each[1]):
+    for key, distance in found["worst"].items():
         yield f"{distance:.6g}\t{key}"

@@ -36,6 +36,6 @@ def command(file: str) -> None:
             facts += [replace(fact, part=f"candidate {fact.part}") for fact in found]
         facts.append(memory_fact(parts.shards))
     finally:
-        for backend in [parts.backend, *([parts.candidate.backend] if parts.candidate else [])]:
+        for backend in parts.backends:
             backend.close()
     print_facts(map(astuple, facts))

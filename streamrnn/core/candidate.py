@@ -29,7 +29,7 @@ class Tally:
 
     The distance of two answers is the largest |a - b| / (1 + |a|) of all their numbers. `differing` events
     are further apart than `tolerance`; `apart` are those that only one model answered. `worst` has the
-    largest distance of each of the keys that differ most.
+    largest distance of each of the keys that differ most, those first.
     """
 
     tolerance: float
@@ -64,9 +64,8 @@ class Tally:
         for i in most[distance[most] > self.tolerance].tolist():
             key = keys[int(index[i])]
             self.worst[key] = max(self.worst.get(key, 0.0), float(distance[i]))
-        if len(self.worst) > WORST:
-            kept = sorted(self.worst, key=lambda key: (-self.worst[key], key))[:WORST]
-            self.worst = {key: self.worst[key] for key in kept}
+        kept = sorted(self.worst, key=lambda key: (-self.worst[key], key))[:WORST]
+        self.worst = {key: self.worst[key] for key in kept}
 
 
 @dataclass(frozen=True)

@@ -202,6 +202,6 @@ def _candidate(hosted: Hosted) -> s.Candidate | None:
         apart=tally.apart,
         answered=tally.answered,
         largest=tally.largest,
-        worst=dict(sorted(tally.worst.items(), key=lambda each: -each[1])),
+        worst=tally.worst,
         error=tally.error,
     )

@@ -126,13 +126,8 @@ class Hosted:
             return "", {}
         try:
             return source.lag_unit, find()  # type: ignore[union-attr]
-        except (
-            StreamrnnError,
-            OSError,
-            ValueError,
-            RuntimeError,
-        ):  # it is being closed, or changes right now
-            return "", {}
+        except (StreamrnnError, OSError, ValueError, RuntimeError):
+            return "", {}  # it is being closed, or changes right now
 
     def observe(self, opened: Opened) -> None:
         """Hear of the commits of a pipeline that is built from `opened`."""

@@ -18,11 +18,18 @@ from prometheus_client.core import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from streamrnn.core.candidate import Tally
     from streamrnn.daemon.fleet import Fleet
     from streamrnn.daemon.hosted import Hosted
     from streamrnn.daemon.stats import Histogram, Stats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def _compared(number: Callable[[Tally], float]) -> Callable[[Hosted], float | None]:
+    """A number of what a candidate has answered, where there is one."""
+    return lambda hosted: number(hosted.tally) if hosted.tally else None
+
 
 _COUNTERS: dict[str, tuple[str, Callable[[Hosted], float]]] = {
     "events": ("Events read", lambda it: it.stats.events),
@@ -62,19 +69,19 @@ _GAUGES: dict[str, tuple[str, Callable[[Hosted], float | None]]] = {
     ),
     "candidate_events": (
         "Events that the model and its candidate both answered, since that began",
-        lambda it: it.tally.events if it.tally else None,
+        _compared(lambda tally: tally.events),
     ),
     "candidate_differing_events": (
         "Those of them whose answers are further apart than the tolerance",
-        lambda it: it.tally.differing if it.tally else None,
+        _compared(lambda tally: tally.differing),
     ),
     "candidate_answered_events": (
         "Events whose answer was the candidate's",
-        lambda it: it.tally.answered if it.tally else None,
+        _compared(lambda tally: tally.answered),
     ),
     "candidate_largest_distance": (
         "The largest |a - b| / (1 + |a|) of two answers",
-        lambda it: it.tally.largest if it.tally else None,
+        _compared(lambda tally: tally.largest),
     ),
     "turn_age_seconds": ("Since the pipeline last came to the end of a turn", lambda it: it.turn_age_s),
 }

@@ -48,8 +48,7 @@ class Prepared:
 
     def close(self) -> None:
         """It does not take over."""
-        parts = self.pipeline.parts
-        for backend in [parts.backend, *([parts.candidate.backend] if parts.candidate else [])]:
+        for backend in self.pipeline.parts.backends:
             backend.close()
         if self.handover is not None:
             self.handover.close()
@@ -178,9 +177,8 @@ def _exchange(hosted: Hosted, pipeline: Pipeline, prepared: Prepared) -> str:
     _observe(hosted, changed, prepared.opened)
     hosted.opened = prepared.opened
     hosted.serve(changed)
-    was.backend.close()
-    if was.candidate is not None:
-        was.candidate.backend.close()
+    for backend in was.backends:
+        backend.close()
     return f"reloaded; {moved}"
 
 

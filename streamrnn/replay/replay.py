@@ -22,9 +22,11 @@ from streamrnn.ports import EndOfStream
 from streamrnn.replay.until import Until
 
 if TYPE_CHECKING:
+    from streamrnn.backend import Backend
     from streamrnn.commit.control import Entry
     from streamrnn.config.spec import PipelineSpec
     from streamrnn.context import Context
+    from streamrnn.core.probe import Verdict
     from streamrnn.events import OutBlock
     from streamrnn.registry import Registry
 
@@ -137,19 +139,33 @@ def build_replay(spec: PipelineSpec, registry: Registry, context: Context, origi
 
     Raises what `build_pipeline` raises.
     """
+    parts = build_unwritten(spec, registry, replace(context, clock=ManualClock()), original)
+    name, options = original.source.component.name, original.source.options
+    keeps_marks = name not in _NO_MARKS and not getattr(options, "follow", False)
+    return Replay(parts, name, keeps_marks)
+
+
+def build_unwritten(
+    spec: PipelineSpec,
+    registry: Registry,
+    context: Context,
+    original: PipelineSpec,
+    model: tuple[Backend, Verdict] | None = None,
+) -> Parts:
+    """What serves recorded data, the source of `spec`, as `original` would, and writes nothing.
+
+    What `original` has parked is refused. Raises what `build_pipeline` raises, of which `model` is known.
+    """
     file = spec.file.model_copy(update={"dead_letter": None, "candidate": None})
     alone = replace(spec, file=file, candidate=None)
-    context = replace(context, clock=ManualClock())
-    parts = build_pipeline(alone, registry, context, sink=_Nowhere()).parts
-    name, options = original.source.component.name, original.source.options
-    if log_of(original) and spec.source.component.name == "log":
-        parts.shards.partitioned = False  # the log of a source that has no partitions itself
-        parts.shards.forget()
+    parts = build_pipeline(alone, registry, context, sink=_Nowhere(), model=model).parts
     if original.file.checkpoint is not None:
         entries, _ = control.read(context.fs, context.path(original.file.checkpoint.dir))
         parts.watch = Parks(Parking.of(entries))
-    keeps_marks = name not in _NO_MARKS and not getattr(options, "follow", False)
-    return Replay(parts, name, keeps_marks)
+    if log_of(original) and spec.source.component.name == "log":
+        parts.shards.partitioned = False  # the log of a source that has no partitions itself
+        parts.shards.forget()
+    return parts
 
 
 class _Nowhere:
