@@ -311,6 +311,11 @@ class Window(Backend):
         return {"h": h}, {"y": y}, bad_at
 
 
+class WindowElsewhere(Window):
+    def make_slab(self, capacity):
+        return HostSlab(self.state, capacity)
+
+
 class Blind(Window):
     """Looks at the last number only, and so answers with finite ones whatever the others are."""
 
@@ -322,8 +327,9 @@ class Blind(Window):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_context_is_the_past_of_its_own_key(size):
-    backend, width = WithContext(Window(), {"x": size}), 5 - size
+@pytest.mark.parametrize("window", [Window, WindowElsewhere])
+def test_context_is_the_past_of_its_own_key(window, size):
+    backend, width = WithContext(window(), {"x": size}), 5 - size
     assert backend.inputs == (TensorSpec("x", (width,), "float64"), TensorSpec("u", (), "float32"))
     assert backend.state.tensors[1] == StateTensor("context.x", (size,), "float64")
     assert backend.state.fingerprint == f"window+context=x:{size}"
@@ -332,8 +338,34 @@ def test_context_is_the_past_of_its_own_key(size):
     for k, found in enumerate(plays.alone(backend)):
         assert np.array_equal(found["out y"], past[:, k * width : k * width + 5])
     same_either_way(backend, backend)
-    same_either_way(Chunked(Padded(backend, 2)), backend)
+    if window is Window:
+        same_either_way(Chunked(Padded(backend, 2)), backend)
     assert probe(backend) == EXACT
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_kept_beside_a_slab_is_stored_as_in_one(seed):
+    rng = np.random.default_rng(seed)
+    backend = WithContext(WindowElsewhere(), {"x": 2})
+    slabs = HostSlab(backend.state, 6), backend.make_slab(6)
+    for _ in range(20):
+        what, rows = rng.integers(4), rng.permutation(slabs[0].capacity)[: rng.integers(1, 6)]
+        fresh, mask = rng.integers(0, 3, len(rows)).astype(np.int8), rng.random(len(rows)) < 0.5
+        x = {spec.name: draw(spec, len(rows), rng) for spec in backend.inputs}
+        drawn = {t.name: rng.standard_normal((len(rows), *t.shape)) * 3 for t in backend.state.tensors}
+        answers = []
+        for slab in slabs:
+            if what == 0:
+                slab.grow(slab.capacity + 3)
+            elif what == 1:
+                slab.init(rows, np.maximum(fresh, 1))
+            elif what == 2:
+                slab.write(rows, drawn)
+            state = slab.take(rows, fresh, x)
+            healthy = slab.healthy(state, 2.0)
+            slab.put(rows, slab.narrow(state, 0, len(rows)), mask)
+            answers.append([slab.capacity, state, healthy, slab.read(np.arange(slab.capacity))])
+        np.testing.assert_equal(*answers)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
@@ -373,7 +405,6 @@ class HasContext(Window):
         (Window(), {"x": 0}, "found 0"),
         (BeginsAsX(), {"x": 2}, "state 'h' begins as that input"),
         (HasContext(), {"x": 2}, "the model already has a state 'context.x'"),
-        (OwnSlab(), {"x": 1}, "context needs states in host memory"),
     ],
 )
 def test_context_that_cannot_be(backend, sizes, message):

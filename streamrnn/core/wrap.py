@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamrnn.backend import Backend, FirstInput, StateSpec, StateTensor, TensorSpec
+from streamrnn.core.beside import SlabBeside
 from streamrnn.errors import ModelError
 
 if TYPE_CHECKING:
@@ -113,7 +114,11 @@ class Chunked(Wrapper):
 
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner)
-        _refuse_slab(inner, "max_rows")
+        if inner.make_slab is not None:
+            raise ModelError(
+                "max_rows needs states in host memory, but this backend keeps them in a slab of its own; "
+                "let the backend split its calls itself"
+            )
         self.max_rows = None
 
     def step(self, state: Arrays, x: Arrays) -> tuple[Arrays, Arrays]:
@@ -150,12 +155,11 @@ class WithContext(Wrapper):
 
     A model input [n, size + w] is fed from one of width w; the past is a state tensor `context.<name>` of
     shape (size,). Raises `ModelError` for an input that is unknown, not of floats, not one-dimensional or too
-    narrow, for one that a `FirstInput` reads, and for a backend with a slab of its own.
+    narrow, and for one that a `FirstInput` reads.
     """
 
     def __init__(self, inner: Backend, sizes: Mapping[str, int]) -> None:
         super().__init__(inner)
-        _refuse_slab(inner, "context")
         self.sizes = dict(sizes)
         for name, size in self.sizes.items():
             _check_context(inner, name, size)
@@ -165,6 +169,9 @@ class WithContext(Wrapper):
             for spec in self.inputs
             if spec.name in self.sizes
         ]
+        if inner.make_slab is not None:
+            make_inner, beside = inner.make_slab, StateSpec(tuple(kept))
+            self.make_slab = lambda capacity: SlabBeside(make_inner(capacity), beside, capacity)
         sorted_sizes = ",".join(f"{name}:{size}" for name, size in sorted(self.sizes.items()))
         marked = _with_option(inner.state, f"context={sorted_sizes}")
         meaning = inner.state.meaning and f"{inner.state.meaning}+context={sorted_sizes}"
@@ -226,14 +233,6 @@ def _check_context(inner: Backend, name: str, size: int) -> None:
             )
         if tensor.name == f"context.{name}":
             raise ModelError(f"context of '{name}': the model already has a state '{tensor.name}'; rename it")
-
-
-def _refuse_slab(inner: Backend, option: str) -> None:
-    if inner.make_slab is not None:
-        raise ModelError(
-            f"{option} needs states in host memory, but this backend keeps them in a slab of its own; "
-            "let the backend do it itself"
-        )
 
 
 def _with_option(state: StateSpec, option: str) -> StateSpec:
