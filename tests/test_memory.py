@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from simfs import SimFS
 from test_reserve import Told
@@ -16,7 +17,8 @@ from streamrnn.build import build_pipeline
 from streamrnn.config.load import load_pipeline
 from streamrnn.context import Context
 from streamrnn.core import Core
-from streamrnn.core.footprint import footprint_bytes
+from streamrnn.core.footprint import device_bytes, footprint_bytes
+from streamrnn.core.slab import HostSlab
 from streamrnn.errors import ConfigError
 from streamrnn.limits import Limits
 from streamrnn.memory import available_bytes, in_words
@@ -91,6 +93,19 @@ def test_the_estimate_is_of_what_arrays_take(hot):
     assert table < footprint_bytes(core.store) < 2 * table
     more = footprint_bytes(Core(Toy(), limits=replace(limits, remember_evicted=1000), cold=None).store)
     assert more > footprint_bytes(Core(Toy(), limits=limits, cold=None).store)
+
+
+class ToyElsewhere(Toy):
+    def make_slab(self, capacity):
+        return HostSlab(self.state, capacity)
+
+
+def test_states_on_a_device_are_counted_apart():
+    limits = Limits(max_keys=20_000, remember_evicted=0)
+    here, there = (Core(toy, limits=limits).store for toy in (Toy(), ToyElsewhere()))
+    states = 20_000 * sum(array.nbytes for array in here.slab.read(np.zeros(1, np.int64)).values())
+    assert (device_bytes(here), device_bytes(there)) == (0, states)
+    assert footprint_bytes(here) == footprint_bytes(there) + states
 
 
 def test_sizes_are_in_words():

@@ -22,6 +22,14 @@ def footprint_bytes(store: Store) -> int:
     """About how much memory all rows that there may be take, and the keys that are remembered beside them."""
     columns = store.columns.take(np.zeros(1, np.int64))
     apart = sum(_OBJECT_BYTES if a.dtype == object else a.itemsize for a in columns.apart.values())
-    state = store.slab.read(np.zeros(1, np.int64)).values() if store.on_host else ()
-    row = columns.together.itemsize + apart + sum(array.nbytes for array in state) + _INDEX_BYTES
+    row = columns.together.itemsize + apart + (_state_bytes(store) if store.on_host else 0) + _INDEX_BYTES
     return row * store.most_rows + _GONE_BYTES * store.limits.remember_evicted
+
+
+def device_bytes(store: Store) -> int:
+    """The same of the device that the states live on; 0 if that is this machine's memory."""
+    return 0 if store.on_host else _state_bytes(store) * store.most_rows
+
+
+def _state_bytes(store: Store) -> int:
+    return sum(array.nbytes for array in store.slab.read(np.zeros(1, np.int64)).values())

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from streamrnn.core.footprint import footprint_bytes
+from streamrnn.core.footprint import device_bytes, footprint_bytes
 
 if TYPE_CHECKING:
     from streamrnn.core.core import Core
+    from streamrnn.core.store import Store
     from streamrnn.events import Mark, Origin
 
 WHOLE = ""
@@ -89,9 +90,18 @@ class Shards:
     @property
     def footprint_bytes(self) -> int:
         """About how much memory the keys of one partition take at most."""
+        return self._of_stores(footprint_bytes)
+
+    @property
+    def device_bytes(self) -> int:
+        """The same of the devices that models keep states on."""
+        return self._of_stores(device_bytes)
+
+    def _of_stores(self, measured: Callable[[Store], int]) -> int:
+        """Of a partition's keys, those of a candidate too."""
         core = next(iter(self._cores.values()), None) or self._new_core()
-        beside = 0 if core.candidate is None else footprint_bytes(core.candidate.store)
-        return footprint_bytes(core.store) + beside
+        beside = 0 if core.candidate is None else measured(core.candidate.store)
+        return measured(core.store) + beside
 
     @property
     def forgotten(self) -> tuple[int, int]:
