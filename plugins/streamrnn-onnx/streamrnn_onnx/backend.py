@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamrnn.backend import Backend, Description, Fact
+from streamrnn.core.rows import all_finite
 from streamrnn.errors import ModelError
 from streamrnn_onnx.axes import Layout
+from streamrnn_onnx.device_slab import DeviceSlab
 from streamrnn_onnx.graph import mixing
 from streamrnn_onnx.session import Stoppable, one_line, version
 from streamrnn_onnx.stepping import Stepper, gate
@@ -19,14 +21,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamrnn.backend import Arrays
+    from streamrnn_onnx.device import Device
     from streamrnn_onnx.plan import Plan
 
     Array = NDArray[Any]
     IntArray = NDArray[np.int64]
 
+CLOSED = "the model is closed"
+
 
 class OnnxBackend(Backend):
-    """A plan of one reading in a session; `scans` says that sequences go through the graph in one call."""
+    """A plan of one reading in a session; `scans` says that sequences go through the graph in one call.
+
+    With a `device`, states stay in its memory, where a call may have any number of rows.
+    """
 
     def __init__(
         self,
@@ -36,6 +44,7 @@ class OnnxBackend(Backend):
         session: Any,
         scans: bool,
         facts: Sequence[Fact] = (),
+        device: Device | None = None,
     ) -> None:
         self.inputs, self.outputs, self.state = description.inputs, description.outputs, description.state
         reading = plan.readings[0]
@@ -49,6 +58,9 @@ class OnnxBackend(Backend):
         asked = [*self._after.values(), *(layout.port.name for layout in outputs.values())]
         self._asked = list(dict.fromkeys(asked))
         self._session: Any = Stoppable(session)
+        self._device = device if self.max_rows is None and self.state.tensors else None
+        if self._device is not None:
+            self.make_slab = self._make_slab
         self.interrupt = self._interrupt
         self.libraries = {"onnxruntime": version()}
         self.scan = self._scan if scans else None
@@ -88,7 +100,7 @@ class OnnxBackend(Backend):
         inputs = [gate(layout, layout.port.name, shapes[layout.port.name]) for layout in self._inputs]
         outputs = [gate(layout, name, layout.shape) for name, layout in self._answers.items()]
         on_host = self._session.get_providers()[0] == "CPUExecutionProvider"
-        if not on_host or None in inputs or None in outputs:
+        if not on_host or self._device is not None or None in inputs or None in outputs:
             return None
         states = {layout.port.name: layout for layout in self._states}
         return Stepper(
@@ -104,7 +116,7 @@ class OnnxBackend(Backend):
         """See `Backend.scan`: a call for each stretch in which no row ends."""
         n, t = len(lens), int(lens.max())
         y = {spec.name: np.empty((n, t, *spec.shape), spec.dtype) for spec in self.outputs}
-        kept, last = state, {name: array.copy() for name, array in state.items()}
+        kept = last = state
         odd, start = np.zeros(n, np.bool_), 0
         for stop in np.unique(lens).tolist():
             part = {name: array[:, start:stop] for name, array in x.items()}
@@ -112,13 +124,9 @@ class OnnxBackend(Backend):
             state, answers = self.call(state, part)
             for name, array in answers.items():
                 y[name][:, start:stop] = array
-            ended, rows = (
-                lens == stop,
-                {name: np.moveaxis(a, self._axes[name], 0) for name, a in state.items()},
-            )
-            odd |= (_not_finite(part, n) | _not_finite(answers, n) | _not_finite(rows, n)) & (lens >= stop)
-            for name, array in rows.items():
-                np.moveaxis(last[name], self._axes[name], 0)[ended] = array[ended]
+            bad = _not_finite(part, n) | _not_finite(answers, n) | self._bad_states(state, n)
+            odd |= bad & (lens >= stop)
+            last = self._merged(lens == stop, state, last)
             start = stop
         bad_at = np.full(n, -1)
         for row in np.flatnonzero(odd):
@@ -129,9 +137,33 @@ class OnnxBackend(Backend):
         """The first step of a row whose answer is not finite, or -1."""
         for k in range(length):
             state, y = self.step(state, {name: array[row : row + 1, k] for name, array in x.items()})
-            if any(_not_finite({name: a.reshape(1, -1)}, 1)[0] for name, a in (*state.items(), *y.items())):
+            if self._bad_states(state, 1)[0] or _not_finite(y, 1)[0]:
                 return k
         return -1
+
+    def _merged(self, where: NDArray[np.bool_], new: Arrays, old: Arrays) -> Arrays:
+        """States with the rows of `new` where bool [n] is true, else those of `old`."""
+        if where.all():
+            return new
+        if self._device is not None:
+            merged: Arrays = self._device.merged(self.state, where, new, old)
+            return merged
+        return {
+            t.name: np.where(
+                where.reshape(-1, *(1,) * (len(t.shape) - t.batch_axis)), new[t.name], old[t.name]
+            )
+            for t in self.state.tensors
+        }
+
+    def _bad_states(self, state: Arrays, n: int) -> NDArray[np.bool_]:
+        """bool [n]: whether a state of a row is not finite."""
+        if self._device is not None:
+            return ~self._device.healthy(self.state, state, None)
+        return _not_finite({name: np.moveaxis(a, self._axes[name], 0) for name, a in state.items()}, n)
+
+    def _make_slab(self, capacity: int) -> DeviceSlab:
+        assert self._device is not None
+        return DeviceSlab(self.state, capacity, self._device)
 
     def _rows(self, state: Arrays, at: Any) -> Arrays:
         return {name: state[name][(slice(None),) * axis + (at,)] for name, axis in self._axes.items()}
@@ -145,18 +177,38 @@ class OnnxBackend(Backend):
         feeds = {layout.port.name: to_graph(x[layout.port.name], layout) for layout in self._inputs}
         for layout in self._states:
             array = state[layout.port.name]
-            feeds[layout.port.name] = np.ascontiguousarray(array if layout.rows is not None else array[0])
+            shape = array.shape if layout.rows is not None else array.shape[1:]
+            feeds[layout.port.name] = self._dense(array).reshape(shape)
         for constant in self._constants:
             feeds[constant.port.name] = _spread(constant, self._fixed or n)
-        found = run(self._session, self._asked, feeds)
+        found = self._found(self._session, self._asked, feeds)
         new_state = {}
         for layout in self._states:
             array = found[self._after[layout.port.name]]
-            new_state[layout.port.name] = array if layout.rows is not None else array[None]
-        y = {name: from_graph(found[layout.port.name], layout) for name, layout in self._answers.items()}
+            shape = array.shape if layout.rows is not None else (1, *array.shape)
+            new_state[layout.port.name] = array.reshape(shape)
+        y = {
+            name: from_graph(np.asarray(found[layout.port.name]), layout)
+            for name, layout in self._answers.items()
+        }
         if n != (self._fixed or n):
             return self._rows(new_state, slice(0, n)), {name: array[:n] for name, array in y.items()}
         return new_state, y
+
+    def _found(self, session: Any, names: list[str], feeds: Arrays) -> dict[str, Any]:
+        """Values of a graph by name, next states where they are kept. Raises `ModelError` as `run` does."""
+        if self._device is None:
+            return run(session, names, feeds)
+        if session is None:
+            raise ModelError(CLOSED)
+        try:
+            return self._device.run(session, names, feeds, set(self._after.values()))
+        except Exception as error:
+            raise ModelError(one_line(error)) from error
+
+    def _dense(self, array: Any) -> Any:
+        """A state as it may be bound."""
+        return array if self._device is not None else np.ascontiguousarray(array)
 
     def outputs_of(self, session: Any, x: Arrays, n: int) -> Arrays:
         """The outputs [n, t, *shape] of another session of the same inputs and outputs, without state."""
@@ -176,7 +228,7 @@ class OnnxBackend(Backend):
 def run(session: Any, names: list[str], feeds: Arrays) -> Arrays:
     """Values of the graph by name. Raises `ModelError` with what ONNX Runtime says."""
     if session is None:
-        raise ModelError("the model is closed")
+        raise ModelError(CLOSED)
     try:
         return dict(zip(names, session.run(names, feeds), strict=True))
     except Exception as error:
@@ -218,6 +270,6 @@ def _not_finite(arrays: Mapping[str, Array], n: int) -> NDArray[np.bool_]:
     """bool [n]: whether a row of any array has a number that is not finite."""
     odd = np.zeros(n, np.bool_)
     for array in arrays.values():
-        if array.dtype.kind == "f":
+        if array.dtype.kind == "f" and not all_finite(array):
             odd |= ~np.isfinite(array).reshape(n, -1).all(axis=1)
     return odd

@@ -9,7 +9,7 @@ import numpy as np
 
 from streamrnn.core.rows import all_finite
 from streamrnn.errors import ModelError
-from streamrnn_onnx.backend import OnnxBackend, run
+from streamrnn_onnx.backend import OnnxBackend
 from streamrnn_onnx.layer_graph import LENS
 from streamrnn_onnx.session import Stoppable
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from streamrnn.backend import Arrays, Description, Fact
     from streamrnn_onnx.axes import Layout
+    from streamrnn_onnx.device import Device
     from streamrnn_onnx.plan import Plan
 
     IntArray = NDArray[np.int64]
@@ -39,8 +40,9 @@ class OnnxLayers(OnnxBackend):
         sequences: Any,
         known: Mapping[str, str],
         facts: Sequence[Fact] = (),
+        device: Device | None = None,
     ) -> None:
-        super().__init__(plan, outputs, description, session, sequences is not None, facts)
+        super().__init__(plan, outputs, description, session, sequences is not None, facts, device)
         self._sequences, self._known = sequences and Stoppable(sequences), known
         asked = [spec.name for spec in self.outputs if spec.name not in known]
         self._step_asked = [*self._after.values(), *asked]
@@ -59,14 +61,15 @@ class OnnxLayers(OnnxBackend):
         """See `Backend.step`."""
         feeds = {**self._checked(x), **self._states_of(state)}
         if not self.has_steps:
-            found = run(self._session, self._step_asked, feeds)
+            found = self._found(self._session, self._step_asked, feeds)
         else:
-            found = run(self._session, self._step_asked, {name: array[None] for name, array in feeds.items()})
-            found = {name: array[0] for name, array in found.items()}
+            feeds = {name: array.reshape((1, *array.shape)) for name, array in feeds.items()}
+            found = self._found(self._session, self._step_asked, feeds)
+            found = {name: array.reshape(array.shape[1:]) for name, array in found.items()}
         new_state = {name: found[after] for name, after in self._after.items()}
         known = self._known
         y = {s.name: new_state[known[s.name]] if s.name in known else found[s.name] for s in self.outputs}
-        return new_state, y
+        return new_state, {name: np.asarray(array) for name, array in y.items()}
 
     def _scan(self, state: Arrays, x: Arrays, lens: IntArray) -> tuple[Arrays, Arrays, IntArray]:
         """See `Backend.scan`; indices behind a row's end may be anything."""
@@ -76,19 +79,19 @@ class OnnxLayers(OnnxBackend):
         x = {name: np.where(valid[:, :, None], a, 0) if name in indices else a for name, a in x.items()}
         feeds = {name: np.ascontiguousarray(a.swapaxes(0, 1)) for name, a in self._checked(x).items()}
         feeds |= {**self._states_of(state), LENS: np.asarray(lens, np.int32)}
-        found = run(self._sequences, self._asked, feeds)
+        found = self._found(self._sequences, self._asked, feeds)
         new_state = {name: found[after] for name, after in self._after.items()}
-        y = {spec.name: found[spec.name].swapaxes(0, 1) for spec in self.outputs}
+        y = {spec.name: np.asarray(found[spec.name]).swapaxes(0, 1) for spec in self.outputs}
         bad_at = np.full(n, -1)
         # Under tanh a state that is not finite stays so to the last step; outputs are there for every step.
-        if not all(map(all_finite, found.values())):
+        if self._bad_states(new_state, n).any() or not all(map(all_finite, y.values())):
             for row in range(n):
                 first = self._rows(state, slice(row, row + 1))
                 bad_at[row] = self._first_bad(first, x, row, int(lens[row]))
         return new_state, y, bad_at
 
     def _states_of(self, state: Arrays) -> Arrays:
-        return {name: np.ascontiguousarray(state[name]) for name in self._after}
+        return {name: self._dense(state[name]) for name in self._after}
 
     def _checked(self, x: Arrays) -> Arrays:
         feeds = {spec.name: np.ascontiguousarray(x[spec.name], spec.dtype) for spec in self.inputs}

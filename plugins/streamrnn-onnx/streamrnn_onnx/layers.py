@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from streamrnn.backend import Fact
 from streamrnn.explain import explain_description
 from streamrnn.layers import plan as layer_plan
 from streamrnn.layers.options import LayersConfig
@@ -16,10 +15,11 @@ from streamrnn_onnx.graph import read_graph
 from streamrnn_onnx.plan import output_layout, plan_model
 
 if TYPE_CHECKING:
-    from streamrnn.backend import Description, TensorSpec
+    from streamrnn.backend import Description, Fact, TensorSpec
     from streamrnn.context import Context
     from streamrnn.layers.loading import LoadedModel
     from streamrnn_onnx.axes import Reading
+    from streamrnn_onnx.device import Device
     from streamrnn_onnx.layer_backend import OnnxLayers
     from streamrnn_onnx.layer_graph import Form
     from streamrnn_onnx.plan import Plan
@@ -40,9 +40,18 @@ def describe(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Conte
     return layer_plan.describe(layers_config(config), given, context)
 
 
-def build(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Context) -> OnnxLayers:
-    """The graph in a session. Raises `OptionError` or `ModelError`."""
+def build(
+    config: OnnxConfig,
+    given: Mapping[str, TensorSpec],
+    context: Context,
+    device: Device | None = None,
+) -> OnnxLayers:
+    """The graph in a session; states live on `device`, by default the provider's.
+
+    Raises `OptionError` or `ModelError`.
+    """
     from streamrnn.layers.loading import LoadedModel
+    from streamrnn_onnx.device import device_of
     from streamrnn_onnx.layer_backend import OnnxLayers
     from streamrnn_onnx.layer_graph import has_time, make_model, outputs_of_states
     from streamrnn_onnx.session import open_session
@@ -65,7 +74,8 @@ def build(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Context)
         opened.session,
         session("scan").session if _may_scan(model) else None,
         outputs_of_states(model) if has_time(model.plan.layers) else {},
-        [Fact("provider", opened.provider, "", "; ".join(opened.passed_over))],
+        [opened.fact],
+        device or device_of(opened.provider),
     )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from streamrnn.context import Context
     from streamrnn_onnx.axes import Layout, Reading
     from streamrnn_onnx.backend import OnnxBackend
+    from streamrnn_onnx.device import Device
     from streamrnn_onnx.proof import Proven, Prover
     from streamrnn_onnx.session import Opened
     from streamrnn_onnx.trial import Feed
@@ -50,10 +51,15 @@ def build(config: OnnxConfig, given: Mapping[str, TensorSpec], context: Context)
 
 
 def build_graph(
-    config: OnnxConfig, given: Mapping[str, TensorSpec], graph: Graph, stored: bytes
+    config: OnnxConfig,
+    given: Mapping[str, TensorSpec],
+    graph: Graph,
+    stored: bytes,
+    device: Device | None = None,
 ) -> OnnxBackend:
-    """The same of a graph and its bytes."""
+    """The same of a graph and its bytes; states live on `device`, by default the provider's."""
     from streamrnn_onnx.backend import OnnxBackend
+    from streamrnn_onnx.device import device_of
     from streamrnn_onnx.proof import Prover
     from streamrnn_onnx.session import open_session
     from streamrnn_onnx.trial import needs_trial, try_first_step
@@ -71,8 +77,8 @@ def build_graph(
     proven = _settle(Prover(plan, opened.session, original))
     fingerprint = _fingerprint(config, stored, proven)
     described = description(proven.plan, proven.outputs, fingerprint)
-    facts = _loaded(proven, opened)
-    made = OnnxBackend(proven.plan, proven.outputs, described, opened.session, proven.scans, facts)
+    facts, device = _loaded(proven, opened), device or device_of(opened.provider)
+    made = OnnxBackend(proven.plan, proven.outputs, described, opened.session, proven.scans, facts, device)
     made.original = original
     return made
 
@@ -100,7 +106,7 @@ def _loaded(proven: Proven, opened: Opened) -> list[Fact]:
     return [
         Fact("axes", "", "", str(proven.plan.readings[0])),
         *(Fact("proven", "", "", proof) for proof in proofs),
-        Fact("provider", opened.provider, "", "; ".join(opened.passed_over)),
+        opened.fact,
     ]
 
 

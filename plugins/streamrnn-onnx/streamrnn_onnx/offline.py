@@ -42,7 +42,8 @@ class OfflineGraph(Offline):
 
     def __init__(self, config: OnnxConfig, given: Mapping[str, TensorSpec], proto: ModelProto) -> None:
         self._config, self._given, self._proto = config, given, proto
-        self._backend = build_graph(config, given, read_graph(proto), proto.SerializeToString())
+        on_host = config.model_copy(update={"providers": ["cpu"]})
+        self._backend = build_graph(on_host, given, read_graph(proto), proto.SerializeToString())
         self.inputs, self.outputs = self._backend.inputs, self._backend.outputs
         self._slab = HostSlab(self._backend.state, 1)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from streamrnn.backend import Fact
 from streamrnn.errors import ModelError, OptionError
 
 if TYPE_CHECKING:
@@ -21,6 +22,12 @@ PROVIDERS: Mapping[str, str] = {
     "coreml": "CoreMLExecutionProvider",
 }
 
+OPTIONS: Mapping[str, Mapping[str, str]] = {
+    # 10 bits of mantissa in products, which is the default, are no float32; and the search for the fastest
+    # convolution would begin anew with every other number of rows.
+    "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
+}
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -29,6 +36,11 @@ class Opened:
     session: ort.InferenceSession
     provider: Provider
     passed_over: tuple[str, ...]
+
+    @property
+    def fact(self) -> Fact:
+        """The provider, for a person."""
+        return Fact("provider", self.provider, "", "; ".join(self.passed_over))
 
 
 class Stoppable:
@@ -87,6 +99,8 @@ def open_session(model: bytes, wanted: Sequence[Provider], threads: int) -> Open
 def _session(model: bytes, provider: Provider, threads: int) -> ort.InferenceSession:
     import onnxruntime as ort
 
+    # Kernels warn through the logger of the process, once each, of what is known here.
+    ort.set_default_logger_severity(3)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
@@ -97,9 +111,11 @@ def _session(model: bytes, provider: Provider, threads: int) -> ort.InferenceSes
     options.add_session_config_entry("session.load_model_format", "ONNX")
     # The number of rows changes from call to call; a pattern of memory would be made anew each time.
     options.enable_mem_pattern = False
-    names = [PROVIDERS[provider]] + ([PROVIDERS["cpu"]] if provider != "cpu" else [])
+    chosen: list[Any] = [(PROVIDERS[provider], OPTIONS.get(provider, {}))]
+    if provider != "cpu":
+        chosen.append(PROVIDERS["cpu"])
     try:
-        return ort.InferenceSession(model, options, providers=names)
+        return ort.InferenceSession(model, options, providers=chosen)
     except Exception as error:
         raise ModelError(f"ONNX Runtime refuses the model: {one_line(error)}") from error
 

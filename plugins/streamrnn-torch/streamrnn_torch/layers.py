@@ -173,10 +173,17 @@ class Cell:
         options: dict[str, Any] = {"bias": "bias_ih" in weights, "device": like.device, "dtype": like.dtype}
         if "weight_hr" in weights:
             options["proj_size"] = self.sizes[0]
+        if at_one_place := like.is_cuda and like.dtype == torch.bfloat16:
+            options["dtype"] = torch.float16  # PyTorch puts no bfloat16 there, which is as long
         layer = LAYERS[self.kind](like.shape[1], hidden, **options)
         layer.load_state_dict({f"{name}_l0": weight for name, weight in weights.items()})
         layer.requires_grad_(False).flatten_parameters()
-        return list(layer.all_weights[0])
+        if not at_one_place:
+            return list(layer.all_weights[0])
+        views = {name: weight.view(torch.bfloat16) for name, weight in layer.named_parameters()}
+        for name, weight in weights.items():
+            views[f"{name}_l0"].copy_(weight)
+        return [views[name] for name in layer._all_weights[0]]
 
     def _padded(self, weights: Tensors, hidden: int) -> Tensors:
         """The weights with zeros added; padded units stay at zero for ever."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-pytest.importorskip("torch", reason="PyTorch is not installed")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from streamrnn_torch.backend import TorchLayers
 from streamrnn_torch.models import build, describe
@@ -130,3 +130,26 @@ class TestFloat64(TestFloat32):
     @pytest.fixture(params=["lstm of 33", "gru of 33", "rnn of 33"])
     def arguments(self, request, folder):
         return arguments_of(request.param, folder, dtype="float64")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+class TestOnAGpu(TestFloat32):
+    """Nothing is promised there of the bits."""
+
+    exact, tolerance = False, 1e-5
+
+    @pytest.fixture(params=MODELS)
+    def arguments(self, request, folder):
+        return arguments_of(request.param, folder, device="cuda")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+class TestHalfOnAGpu(TestOnAGpu):
+    """Numbers of 8 and 11 bits."""
+
+    tolerance = 5e-2
+
+    @pytest.fixture(params=["lstm of 33", "gru of 33", "mixed"])
+    def arguments(self, request, folder, dtype):
+        return arguments_of(request.param, folder, device="cuda", dtype=dtype)

@@ -112,6 +112,17 @@ class TestModulesInASlabOfTensors(TestModules):
     own_slab = True
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+class TestModulesOnAGpu(TestModules):
+    tolerance = 1e-5
+
+    @pytest.fixture(params=MODELS)
+    def options(self, request):
+        options, given = MODELS[request.param]
+        return {**options, "device": "cuda"}, given
+
+
 def test_how_modules_are_understood() -> None:
     two = load(**MODELS["time second"][0])
     assert [(s.name, s.shape, s.batch_axis) for s in two.state.tensors] == [("h", (2, 5), 1)]

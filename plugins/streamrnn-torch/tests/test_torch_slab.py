@@ -18,6 +18,7 @@ from test_torch_layers import random_model
 from streamrnn.backend import FirstInput, StateSpec, StateTensor
 from streamrnn.context import Context
 from streamrnn.core import Core
+from streamrnn.core.probe import difference
 from streamrnn.core.slab import HostSlab
 from streamrnn.events import Batch
 from streamrnn.layers.loading import LoadedModel
@@ -36,13 +37,23 @@ STORED = {"h": torch.float32, "n": torch.int64, "first": torch.float32, "wide": 
 
 
 def plain(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: np.asarray(values).tolist() for name, values in state.items()}
+    return {name: values.tolist() for name, values in state.items()}
 
 
+GPU = pytest.param(
+    "cuda",
+    marks=[
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+    ],
+)
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("seed", range(20))
-def test_both_slabs_store_alike(seed: int) -> None:
+def test_both_slabs_store_alike(seed: int, device: str) -> None:
     rng = np.random.default_rng(seed)
-    slabs = HostSlab(SPEC, 8), DeviceSlab(SPEC, 8, torch.device("cpu"), STORED)
+    slabs = HostSlab(SPEC, 8), DeviceSlab(SPEC, 8, torch.device(device), STORED)
     for _ in range(30):
         what, rows = rng.integers(7), rng.permutation(slabs[0].capacity)[: rng.integers(1, 6)]
         fresh, mask = rng.integers(0, 3, len(rows)).astype(np.int8), rng.random(len(rows)) < 0.5
@@ -105,3 +116,33 @@ def test_a_core_with_either_gives_the_same_bits(tmp_path: Path, seed: int) -> No
     assert cores[0].snapshot() == cores[1].snapshot()
     for core in cores:
         core.backend.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("seed", range(6))
+def test_a_core_on_a_gpu_goes_on_from_a_snapshot_as_on_the_cpu(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    layers, given = random_model(rng, tmp_path)
+
+    def core(device: str) -> Core:
+        config = TorchConfig.model_validate({"path": "m.safetensors", "layers": layers, "device": device})
+        backend = TorchLayers(LoadedModel(config, given, Context(base_dir=tmp_path)), config)
+        backend.open()
+        return Core(backend, [Every("every", "initial", "after", 7)], limits=Limits(max_keys=6))
+
+    on_cpu, on_gpu = core("cpu"), core("cuda")
+    x = rng.standard_normal((400, *given["x"].shape)).astype(np.float32)
+    keys = rng.choice(list("abcdefghij"), 400, p=[0.55] + [0.05] * 9).tolist()
+    for start in range(0, 400, 50):
+        if start == 200:
+            kept, on_gpu = on_gpu.snapshot(), core("cuda")
+            assert on_gpu.restore([kept]) is None
+        batch = [
+            one.process(Batch(keys[start : start + 50], {"x": x[start : start + 50]}))
+            for one in (on_cpu, on_gpu)
+        ]
+        assert not difference(batch[1].y, batch[0].y, 1e-4)
+        assert batch[1].steps.tolist() == batch[0].steps.tolist()
+    told = core("cpu").restore([on_gpu.snapshot()])
+    assert told is not None, "another device computes other bits, which a person is to know"
