@@ -18,6 +18,8 @@ _BOM = b"\xef\xbb\xbf"
 _BLANK = b" \t\r"
 _KEPT_BYTES = 256
 """How much of a line that is too long is kept, to show what it was."""
+_ZERO = np.zeros(1, np.int64)
+_NOT_CUT = np.zeros(1, np.bool_)
 
 
 @dataclass(slots=True)
@@ -96,6 +98,8 @@ class LineFramer:
             nothing = np.empty(0, np.int64)
             return Frames(b"", nothing, nothing, nothing, nothing)
         window = self._windows[0]
+        if len(window.starts) == 1:
+            return self._take_one(self._windows.popleft())
         chosen = slice(window.next, window.next + limit)
         starts, ends = window.starts[chosen], window.ends[chosen]
         low, high = int(starts[0]), int(ends[-1])
@@ -111,6 +115,12 @@ class LineFramer:
             window.numbers[chosen],
             refused,
         )
+
+    def _take_one(self, window: _Window) -> Frames:
+        low, high = int(window.starts[0]), int(window.ends[0])
+        refused = {0: self._reason} if window.cut[0] else {}
+        ends, positions = _ZERO + (high - low), window.starts + window.base
+        return Frames(window.buffer[low:high], _ZERO.copy(), ends, positions, window.numbers, refused)
 
     @property
     def position(self) -> int:
@@ -198,6 +208,10 @@ class LineFramer:
     def _scan(self) -> None:
         """Find the lines that have ended; only the beginning of the next one remains."""
         buffer = bytes(self._rest)
+        first = buffer.find(b"\n") + 1
+        if first == len(buffer):
+            self._take_only(buffer)
+            return
         newlines = np.flatnonzero(np.frombuffer(buffer, np.uint8) == 10)
         window, after = _window(buffer, newlines, self._base, self._lines, self._limit, self._kept)
         if len(window.starts):
@@ -206,6 +220,20 @@ class LineFramer:
         self._base += after
         self._rest = bytearray(buffer[after:])
         self._has_end = False
+
+    def _take_only(self, line: bytes) -> None:
+        """The same for one line with its end: arrays of one take several times as long."""
+        self._lines += 1
+        end = len(line) - 1
+        if line[max(end - 1, 0)] == 13:
+            end -= 1
+        is_cut = end > self._limit
+        if is_cut or line[:end].strip(_BLANK):
+            ends = _ZERO + (self._kept if is_cut else end)
+            cut = _NOT_CUT if not is_cut else ~_NOT_CUT
+            self._windows.append(_Window(line, self._base, _ZERO, ends, _ZERO + self._lines, cut))
+        self._base += len(line)
+        self._rest, self._has_end = bytearray(), False
 
 
 def _window(
