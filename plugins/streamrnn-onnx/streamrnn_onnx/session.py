@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from streamrnn.backend import Fact
@@ -90,7 +93,7 @@ def open_session(model: bytes, wanted: Sequence[Provider], threads: int) -> Open
         session = _session(model, name, threads)
         if PROVIDERS[name] in session.get_providers():
             return Opened(session, name, tuple(passed_over))
-        passed_over.append(f"{name} is installed but finds no device")
+        passed_over.append(f"{name} is installed but finds no device, or not the libraries it was built for")
     known = ", ".join(name for name, full in PROVIDERS.items() if full in there)
     text = f"{'; '.join(passed_over)}; installed: {known}. Add one of these as a fallback"
     raise OptionError((("providers",), text))
@@ -114,10 +117,22 @@ def _session(model: bytes, provider: Provider, threads: int) -> ort.InferenceSes
     chosen: list[Any] = [(PROVIDERS[provider], OPTIONS.get(provider, {}))]
     if provider != "cpu":
         chosen.append(PROVIDERS["cpu"])
+    if provider in ("cuda", "tensorrt"):
+        _load_cuda()
     try:
         return ort.InferenceSession(model, options, providers=chosen)
     except Exception as error:
         raise ModelError(f"ONNX Runtime refuses the model: {one_line(error)}") from error
+
+
+@cache
+def _load_cuda() -> None:
+    """Load what pip's packages of CUDA hold, which the system's loader does not find."""
+    import onnxruntime as ort
+
+    if hasattr(ort, "preload_dlls"):  # since 1.21
+        with redirect_stdout(sys.stderr):  # it prints what it cannot load, and outputs may go to stdout
+            ort.preload_dlls()
 
 
 def one_line(error: BaseException) -> str:
