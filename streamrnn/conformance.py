@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,11 @@ import pytest
 
 from streamrnn.backend import Backend, Description, FirstInput, StateSpec, StateTensor, TensorSpec
 from streamrnn.core import probe
+from streamrnn.core.slab import HostSlab
 from streamrnn.limits import INITIAL, ZEROS
 
 if TYPE_CHECKING:
-    from streamrnn.backend import Arrays
+    from streamrnn.backend import Arrays, Slab
     from streamrnn.events import Array
 
 HEAVY = ("torch", "onnxruntime", "jax", "tensorflow")
@@ -229,6 +230,55 @@ class BackendConformance:
         if history is None or why:
             pytest.fail(f"{why}; override `sample` to draw inputs that the model accepts")
         return history
+
+
+def check_slab(make_slab: Callable[[int], Slab], spec: StateSpec, seed: int = 0) -> None:
+    """Assert that a slab of a backend's own stores what one in the host's memory does.
+
+    Thirty random operations on rows; `make_slab(capacity)` is a new one for states of `spec`.
+    """
+    rng = np.random.default_rng(seed)
+    slabs = HostSlab(spec, 8), make_slab(8)
+    for number in range(30):
+        what, rows = rng.integers(5), rng.permutation(slabs[0].capacity)[: rng.integers(1, 6)]
+        drawn = {t.name: _drawn(rng, t, len(rows)) for t in spec.tensors}
+        firsts = [t for t in spec.tensors if isinstance(t.initial, FirstInput)]
+        x = {t.initial.input: _drawn(rng, t, len(rows)) for t in firsts if isinstance(t.initial, FirstInput)}
+        fresh, mask = rng.integers(0, 3, len(rows)).astype(np.int8), rng.random(len(rows)) < 0.5
+        twice = np.repeat(np.arange(len(rows)), 2 if what == 3 else 1)
+        seen: list[Any] = []
+        for slab in slabs:
+            if what == 0:
+                slab.grow(slab.capacity + 3)
+            elif what == 1:
+                slab.init(rows, np.maximum(fresh, 1))
+            elif what == 2:
+                slab.write(rows, drawn)
+            state = slab.take(rows[twice], fresh[twice], probe.pick(x, twice))
+            ones = np.ones(len(twice), np.bool_)
+            healthy = [ones & slab.healthy(state, norm) for norm in (None, 4.0)]
+            cut = slab.narrow(state, len(rows) // 2, len(rows))
+            slab.put(rows, slab.narrow(state, 0, len(rows)), mask)
+            kept = slab.read(np.arange(slab.capacity))
+            seen.append([slab.capacity, healthy, *map(_listed, (state, cut, kept))])
+        np.testing.assert_equal(seen[1], seen[0], f"operation {number}")
+    assert _listed(slabs[1].read(np.zeros(0, np.int64))) == {t.name: [] for t in spec.tensors}
+
+
+def _drawn(rng: np.random.Generator, tensor: StateTensor, n: int) -> Array:
+    """Rows [n, *shape] of a state, now and then with a number that is none."""
+    values = (rng.standard_normal((n, *tensor.shape)) * 3).astype(tensor.dtype)
+    if values.dtype.kind == "f" and rng.random() < 0.1:
+        values[0] = rng.choice([np.nan, np.inf])
+    return values
+
+
+def _listed(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Whatever arrays they are."""
+    return {
+        name: array.tolist() if hasattr(array, "tolist") else np.asarray(array).tolist()
+        for name, array in state.items()
+    }
 
 
 def check_light_import(module: str) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from streamrnn.backend import Backend, Description, FirstInput, StateSpec, StateTensor, TensorSpec
-from streamrnn.conformance import BackendConformance, check_light_import
+from streamrnn.conformance import BackendConformance, check_light_import, check_slab
+from streamrnn.core.slab import HostSlab
 
 H = StateTensor("h", (2, 3), "float32", batch_axis=1, initial=0.25)
 LAST = StateTensor("last", (2,), "float32", initial=FirstInput("x"))
@@ -240,3 +241,43 @@ def test_a_heavy_module_is_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(AssertionError, match="import of eager_plugin loads torch"):
         check_light_import("eager_plugin")
+
+
+STATES = StateSpec(
+    (
+        StateTensor("h", (2, 3), batch_axis=1, initial=((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))),
+        StateTensor("first", (2,), "float64", initial=FirstInput("x")),
+    )
+)
+
+
+class ForgetsMasks(HostSlab):
+    def put(self, rows, state, mask):
+        super().put(rows, state, np.ones_like(mask))
+
+
+class ForgetsTheRest(HostSlab):
+    def grow(self, capacity):
+        self.__init__(self.spec, capacity)
+
+
+class ZerosAreInitial(HostSlab):
+    def take(self, rows, fresh, x):
+        return super().take(rows, np.minimum(fresh, 1), x)
+
+
+class WrongAxis(HostSlab):
+    def narrow(self, state, start, stop):
+        return {name: array[start:stop] for name, array in state.items()}
+
+
+class TooHealthy(HostSlab):
+    def healthy(self, state, max_norm):
+        return super().healthy(state, None)
+
+
+@pytest.mark.parametrize("slab", [ForgetsMasks, ForgetsTheRest, ZerosAreInitial, WrongAxis, TooHealthy])
+def test_a_fault_of_a_slab_is_caught(slab):
+    check_slab(lambda capacity: HostSlab(STATES, capacity), STATES)
+    with pytest.raises((AssertionError, ValueError, IndexError)):
+        check_slab(lambda capacity: slab(STATES, capacity), STATES)

@@ -9,6 +9,7 @@ import pytest
 from toys import Toy
 
 from streamrnn.backend import Backend, FirstInput, StateSpec, StateTensor, TensorSpec
+from streamrnn.conformance import check_slab
 from streamrnn.core.probe import ByRow, Verdict, difference, draw, probe, settle
 from streamrnn.core.slab import HostSlab
 from streamrnn.core.wrap import Chunked, Padded, WithContext, WithoutScan
@@ -345,27 +346,8 @@ def test_context_is_the_past_of_its_own_key(window, size):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_kept_beside_a_slab_is_stored_as_in_one(seed):
-    rng = np.random.default_rng(seed)
     backend = WithContext(WindowElsewhere(), {"x": 2})
-    slabs = HostSlab(backend.state, 6), backend.make_slab(6)
-    for _ in range(20):
-        what, rows = rng.integers(4), rng.permutation(slabs[0].capacity)[: rng.integers(1, 6)]
-        fresh, mask = rng.integers(0, 3, len(rows)).astype(np.int8), rng.random(len(rows)) < 0.5
-        x = {spec.name: draw(spec, len(rows), rng) for spec in backend.inputs}
-        drawn = {t.name: rng.standard_normal((len(rows), *t.shape)) * 3 for t in backend.state.tensors}
-        answers = []
-        for slab in slabs:
-            if what == 0:
-                slab.grow(slab.capacity + 3)
-            elif what == 1:
-                slab.init(rows, np.maximum(fresh, 1))
-            elif what == 2:
-                slab.write(rows, drawn)
-            state = slab.take(rows, fresh, x)
-            healthy = slab.healthy(state, 2.0)
-            slab.put(rows, slab.narrow(state, 0, len(rows)), mask)
-            answers.append([slab.capacity, state, healthy, slab.read(np.arange(slab.capacity))])
-        np.testing.assert_equal(*answers)
+    check_slab(backend.make_slab, backend.state, seed)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])

@@ -5,8 +5,6 @@ What runs on a GPU is run on the CPU too, where the same graphs move the states 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -21,11 +19,10 @@ from test_onnx_backend import GRAPHS, X
 from test_onnx_layers import MODELS
 
 from streamrnn.backend import FirstInput, StateSpec, StateTensor
-from streamrnn.conformance import BackendConformance
+from streamrnn.conformance import BackendConformance, check_slab
 from streamrnn.context import Context
 from streamrnn.core import Core
 from streamrnn.core.probe import difference, draw
-from streamrnn.core.slab import HostSlab
 from streamrnn.core.wrap import WithContext
 from streamrnn.events import Batch
 from streamrnn.limits import Limits
@@ -56,49 +53,10 @@ DEEP = ("gru", "lstm", "stacked", "plain step", "hidden lstm")
 """Graphs that take any number of rows."""
 
 
-def plain(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: np.asarray(values).tolist() for name, values in state.items()}
-
-
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("seed", range(10))
 def test_both_slabs_store_alike(seed, provider):
-    rng = np.random.default_rng(seed)
-    slabs = HostSlab(SPEC, 8), DeviceSlab(SPEC, 8, Device(provider))
-    for _ in range(20):
-        what, rows = rng.integers(7), rng.permutation(slabs[0].capacity)[: rng.integers(1, 6)]
-        fresh, mask = rng.integers(0, 3, len(rows)).astype(np.int8), rng.random(len(rows)) < 0.5
-        x = {"x": rng.standard_normal((len(rows), 2)).astype(np.float32)}
-        drawn = {
-            t.name: (rng.standard_normal((len(rows), *t.shape)) * 3).astype(t.dtype) for t in SPEC.tensors
-        }
-        if rng.random() < 0.2:
-            drawn["h"][0, 0, 0] = np.nan
-        if rng.random() < 0.2:
-            drawn["half"][-1, 2] = np.inf
-        answers = []
-        for slab in slabs:
-            if what == 0:
-                slab.grow(slab.capacity + 3)
-            elif what == 1:
-                slab.init(rows, np.maximum(fresh, 1))
-            elif what == 2:
-                slab.write(rows, drawn)
-            state = slab.take(np.repeat(rows, 2) if what == 3 else rows, *again(what, fresh, x))
-            n = len(np.asarray(state["n"]))
-            cut = slab.narrow(state, 1, len(rows))
-            norms = [(np.ones(n, bool) & slab.healthy(state, norm)).tolist() for norm in (None, 7.0)]
-            slab.put(rows, slab.narrow(state, 0, len(rows)), mask)
-            answers.append([plain(state), plain(cut), norms, plain(slab.read(np.arange(slab.capacity)))])
-        np.testing.assert_equal(*answers)
-    assert slabs[1].read(np.zeros(0, np.int64))["h"].shape == (0, 2, 3)
-
-
-def again(what: int, fresh: np.ndarray, x: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The arguments of a take whose rows are there once, or each twice."""
-    if what != 3:
-        return fresh, x
-    return np.repeat(fresh, 2), {"x": np.repeat(x["x"], 2, axis=0)}
+    check_slab(lambda capacity: DeviceSlab(SPEC, capacity, Device(provider)), SPEC, seed)
 
 
 def graph(name, folder, provider, on_device=True):

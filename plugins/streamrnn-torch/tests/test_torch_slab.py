@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +15,10 @@ from streamrnn_torch.slab import DeviceSlab
 from test_torch_layers import random_model
 
 from streamrnn.backend import FirstInput, StateSpec, StateTensor
+from streamrnn.conformance import check_slab
 from streamrnn.context import Context
 from streamrnn.core import Core
 from streamrnn.core.probe import difference
-from streamrnn.core.slab import HostSlab
 from streamrnn.events import Batch
 from streamrnn.layers.loading import LoadedModel
 from streamrnn.limits import Limits
@@ -36,10 +35,6 @@ SPEC = StateSpec(
 STORED = {"h": torch.float32, "n": torch.int64, "first": torch.float32, "wide": torch.float64}
 
 
-def plain(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: values.tolist() for name, values in state.items()}
-
-
 GPU = pytest.param(
     "cuda",
     marks=[
@@ -52,39 +47,7 @@ GPU = pytest.param(
 @pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("seed", range(20))
 def test_both_slabs_store_alike(seed: int, device: str) -> None:
-    rng = np.random.default_rng(seed)
-    slabs = HostSlab(SPEC, 8), DeviceSlab(SPEC, 8, torch.device(device), STORED)
-    for _ in range(30):
-        what, rows = rng.integers(7), rng.permutation(slabs[0].capacity)[: rng.integers(1, 6)]
-        fresh, mask = rng.integers(0, 3, len(rows)).astype(np.int8), rng.random(len(rows)) < 0.5
-        x = {"x": rng.standard_normal((len(rows), 2)).astype(np.float32)}
-        drawn = {
-            t.name: (rng.standard_normal((len(rows), *t.shape)) * 3).astype(t.dtype) for t in SPEC.tensors
-        }
-        if rng.random() < 0.2:
-            drawn["h"][0, 0, 0] = np.nan
-        answers = []
-        for slab in slabs:
-            if what == 0:
-                slab.grow(slab.capacity + 3)
-            elif what == 1:
-                slab.init(rows, np.maximum(fresh, 1))
-            elif what == 2:
-                slab.write(rows, drawn)
-            state = slab.take(np.repeat(rows, 2) if what == 3 else rows, *again(what, fresh, x))
-            n = len(state["n"])
-            cut = slab.narrow(state, 1, len(rows))
-            norms = [(np.ones(n, bool) & slab.healthy(state, norm)).tolist() for norm in (None, 4.0)]
-            slab.put(rows, slab.narrow(state, 0, len(rows)), mask)
-            answers.append([plain(state), plain(cut), norms, plain(slab.read(np.arange(slab.capacity)))])
-        np.testing.assert_equal(*answers)
-
-
-def again(what: int, fresh: np.ndarray, x: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The arguments of a take whose rows are there once, or each twice."""
-    if what != 3:
-        return fresh, x
-    return np.repeat(fresh, 2), {"x": np.repeat(x["x"], 2, axis=0)}
+    check_slab(lambda capacity: DeviceSlab(SPEC, capacity, torch.device(device), STORED), SPEC, seed)
 
 
 @pytest.mark.parametrize("seed", range(12))
