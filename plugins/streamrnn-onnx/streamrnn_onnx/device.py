@@ -112,8 +112,8 @@ class Device:
     def merged(self, spec: StateSpec, where: Array, new: Mapping[str, Any], old: Mapping[str, Any]) -> Any:
         """States with the rows of `new` where bool [n] is true, else those of `old`."""
         names, forms = [tensor.name for tensor in spec.tensors], device_graphs.forms(spec)
-        place = np.arange(len(where))
-        feeds: dict[str, Any] = {"among": np.where(where, place, place + len(where))}
+        row = np.arange(len(where))
+        feeds: dict[str, Any] = {"among": np.where(where, row, row + len(where))}
         for place, name in enumerate(names):
             feeds |= {f"new.{place}": new[name], f"old.{place}": old[name]}
         results = [f"result.{place}" for place in range(len(names))]
