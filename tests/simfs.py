@@ -233,7 +233,7 @@ class SimFS(FileSystem):
             st_mode=stat.S_IFREG | 0o600,
             st_ino=inode.number,
             st_dev=1,
-            st_nlink=sum(each is inode for each in self.cached.values()),
+            st_nlink=sum(each is inode for each in list(self.cached.values())),  # others write meanwhile
             st_size=len(inode.cached),
             st_mtime_ns=inode.modified_ns,
             st_ctime_ns=inode.modified_ns,

@@ -6,7 +6,6 @@ import json
 import logging
 import socket
 import stat
-from contextlib import ExitStack
 
 import pytest
 from click.testing import CliRunner
@@ -188,8 +187,9 @@ def test_what_waits_for_earlier_events_is_served_before_a_reset(tmp_path):
     assert replayed() == [1, 2, 3, 8]
 
 
+@pytest.mark.parametrize("runs", [True, False], ids=["while it runs", "while it is stopped"])
 @pytest.mark.parametrize("kind", ["a log of two partitions", "a socket with a log"])
-def test_a_log_is_replayed_with_what_was_done_by_hand(tmp_path, kind):
+def test_a_log_is_replayed_with_what_was_done_by_hand(tmp_path, kind, runs):
     """Without a word about where the recorded data is: the source knows."""
     from streamrnn.client import Producer
 
@@ -203,25 +203,33 @@ def test_a_log_is_replayed_with_what_was_done_by_hand(tmp_path, kind):
         path = tmp_path / "log" / name / f"{0:020}.jsonl"
         path.parent.mkdir(parents=True)
         path.write_text('{"k":"a","x":1}\n{"k":"b","x":1}\n')
-    with running(tmp_path) as daemon, ExitStack() as opened:
-        it, app = daemon.fleet.find("p"), application(Api(daemon), None)
+
+    def put(name):
         if "socket" in kind:
-            producer = opened.enter_context(Producer(f"unix:{tmp_path}/in", "p"))
-            put = lambda: [producer.send({"k": "a", "x": 1}) for _ in range(2)]  # noqa: E731
-            put()
-            put()
+            with Producer(f"unix:{tmp_path}/in", name) as producer:
+                for _ in range(2):
+                    producer.send({"k": "a", "x": 1})
         else:
+            with open(tmp_path / "log" / "1" / f"{0:020}.jsonl", "a") as file:
+                file.write('{"k":"a","x":1}\n' * 2)
 
-            def put():
-                with open(tmp_path / "log" / "1" / f"{0:020}.jsonl", "a") as file:
-                    file.write('{"k":"a","x":1}\n' * 2)
+    def answered(count):
+        until(lambda: (tmp_path / "p.out").read_bytes().count(b"\n") == count)
 
-        until(lambda: it.stats.outputs == 4)
-        assert ask(app, "POST", "/pipelines/p/reset", {"glob": "a*"})[0] == 200
-        put()
-        until(lambda: it.stats.outputs == 6)
+    with running(tmp_path) as daemon:
         if "socket" in kind:
-            producer.flush()
+            put("first")
+            put("second")
+        answered(4)
+        if runs:
+            app = application(Api(daemon), None)
+            assert ask(app, "POST", "/pipelines/p/reset", {"glob": "a*"})[0] == 200
+    if not runs:
+        done = CliRunner().invoke(cli, ["state", "reset", str(tmp_path / "state/p"), "--glob", "a*"])
+        assert done.exit_code == 0
+    with running(tmp_path):
+        put("third")
+        answered(6)
     file = str(tmp_path / "p.yaml")
     shown = CliRunner().invoke(cli, ["why", file, "a"]).output
     assert "1. record " in shown

@@ -74,7 +74,7 @@ def test_a_quarantine_outlives_runs_until_the_key_is_reset_by_hand(tmp_path):
     out, codes = job.serve(("a", 1), ("b", 1))
     assert (out[2:], codes[2:]) == ([("b", 2)], ["quarantined"])
     with editing(tmp_path / "job", quiet_context()) as found:
-        found.reset({"": ["a"]}, "by hand")
+        found.reset({"": ["a"]}, "by hand", {"keys": ["a"]})
     assert job.keys().facts("a")["quarantined"] is False
     out, codes = job.serve(("a", 1), ("a", 2))
     assert (out[3:], codes[3:]) == ([("a", 1, "control"), ("a", 3)], [])
@@ -84,7 +84,7 @@ def test_a_reset_of_all_keys_frees_those_that_were_put_away_before_it(tmp_path):
     job = Job(tmp_path, "quarantine")
     job.serve(("a", 8), ("a", 4), ("b", 1))
     with editing(tmp_path / "job", quiet_context()) as found:
-        found.reset_all("by hand", [""])
+        found.reset_all("by hand", [""], {"all": True})
     assert job.keys().facts("a")["quarantined"] is False
     out, codes = job.serve(("a", 8), ("a", 4), ("a", 1))
     assert (out[2:], codes[1:]) == ([("a", 8, "control")], ["state_norm", "quarantined"])
@@ -96,7 +96,7 @@ def test_a_quarantine_is_exported_and_imported(tmp_path):
     job.serve(("a", 8), ("a", 4), ("b", 1))
     lines = [json.dumps(line).encode() for line in exported(load(FileSystem(), tmp_path / "job"))]
     with editing(tmp_path / "job", quiet_context()) as found:
-        found.reset_all("by hand", [""])
+        found.reset_all("by hand", [""], {"all": True})
     with editing(tmp_path / "job", quiet_context()) as found:
         found.import_lines(read("keys.jsonl", lines, list(found.keys.values())), "by hand")
     assert [job.keys().facts(key)["quarantined"] for key in "ab"] == [True, False]

@@ -228,7 +228,7 @@ def test_a_reset_by_hand_leaves_those_that_wait(in_time):
     fs = served(in_time, 4)
     before = fs.content(BASE / "out.txt").splitlines()
     with editing(BASE / "job", Context(base_dir=BASE, fs=fs)) as edit:
-        edit.reset_all("a test", [""])
+        edit.reset_all("a test", [""], {"all": True})
     in_time.promised = 0
     in_time.live(fs, random.Random(1))
     after = fs.content(BASE / "out.txt").splitlines()

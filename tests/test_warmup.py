@@ -11,9 +11,11 @@ import random
 import re
 
 import pytest
+from click.testing import CliRunner
 from daemon_parts import DOUBLING, SUM, checkpoint, hosted, pipeline, running, until
 from test_daemon_reload import end, follow, reload, serve
 
+from streamrnn.cli import cli
 from streamrnn.client import Producer
 from streamrnn.daemon.hosted import RefusedError
 
@@ -142,8 +144,9 @@ def test_from_the_exchange_on_the_answers_are_those_of_the_new_model_alone(tmp_p
     assert any(old[n] != new[n] for n in old)
 
 
+@pytest.mark.parametrize("runs", [True, False], ids=["while it runs", "while it is stopped"])
 @pytest.mark.parametrize("kind", SOURCES)
-def test_a_reset_by_hand_is_done_again_where_it_was(tmp_path, kind):
+def test_a_reset_by_hand_is_done_again_where_it_was(tmp_path, kind, runs):
     from streamrnn.daemon.commands import reset
 
     def put(update):
@@ -155,7 +158,13 @@ def test_a_reset_by_hand_is_done_again_where_it_was(tmp_path, kind):
     write(tmp_path, [line(0), line(1), line(2, "k2")])
     it = hosted(put(SUM))
     serve_all(it, tmp_path, 3)
-    reset(it.pipeline, {"keys": ["k1"]})
+    if runs:
+        reset(it.pipeline, {"keys": ["k1"]})
+    else:
+        end(it)
+        done = CliRunner().invoke(cli, ["state", "reset", str(tmp_path / "state/p"), "k1"])
+        assert done.exit_code == 0, done.output
+        it = hosted(it.opened.file)
     write(tmp_path, [line(3)])
     serve_all(it, tmp_path, 4)
     put("3*H + x")

@@ -163,9 +163,15 @@ def reset(
                 click.echo(json.dumps(key))
             click.echo(f"{count} keys would be reset", err=True)
             return
-        asked = "--all" if every else f"--glob {pattern}" if pattern else ", ".join(keys[:_NAMED])
-        why = f"reset of {count} keys: {asked}{', ...' if len(keys) > _NAMED else ''}"
-        number = editing.reset_all(why, list(states)) if every else editing.reset(chosen, why)
+        told = "--all" if every else f"--glob {pattern}" if pattern else ", ".join(keys[:_NAMED])
+        why = f"reset of {count} keys: {told}{', ...' if len(keys) > _NAMED else ''}"
+        asked: dict[str, Any] = {"all": True} if every else {"glob": pattern} if pattern else {"keys": keys}
+        if partition is not None:
+            asked["partition"] = partition
+        if every:
+            number = editing.reset_all(why, list(states), asked)
+        else:
+            number = editing.reset(chosen, why, asked)
     click.echo(f"{count} keys reset; commit {number} is what the next run goes on from")
 
 

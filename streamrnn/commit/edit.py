@@ -16,10 +16,12 @@ import numpy as np
 
 from streamrnn.commit import exports, recovery
 from streamrnn.commit import manifest as m
+from streamrnn.commit.control import ControlLog
 from streamrnn.commit.keys import KeyStates, states_of
 from streamrnn.commit.writer import Making, Writer
 from streamrnn.core.frozen import Piece, encode_pieces
 from streamrnn.core.key_names import Packed
+from streamrnn.core.shards import BESIDE
 from streamrnn.errors import StateError
 from streamrnn.globs import matches
 from streamrnn.limits import CONTROL, EVICTED, INITIAL, key_hash
@@ -61,23 +63,30 @@ class Editing:
     """The newest commit of a folder, held until it is closed. `keys` by partition are what can be changed."""
 
     def __init__(
-        self, folder: Path, context: Context, found: recovery.Found, keys: Sequence[KeyStates]
+        self,
+        folder: Path,
+        context: Context,
+        found: recovery.Found,
+        keys: Sequence[KeyStates],
+        control: ControlLog,
     ) -> None:
-        self.folder, self._found = folder, found
+        self.folder, self._found, self._control = folder, found, control
         self.keys = {states.partition: states for states in keys}
         self._writer = Writer(folder, context, found.chain, keep=len(found.chain.kept) + 1)
 
-    def reset(self, chosen: Mapping[str, Sequence[str]], why: str) -> int:
+    def reset(self, chosen: Mapping[str, Sequence[str]], why: str, asked: Mapping[str, Any]) -> int:
         """Reset keys, by partition, as a control message would: their next events begin anew, and say so.
 
-        The number of the new commit; `why` is kept in it.
+        The number of the new commit; `why` is kept in it. `asked` is the same as control.log has it, which
+        this is written to first: what stands there happens, though it be at the next start.
         """
         changes = [_reset(self.keys[partition], keys) for partition, keys in chosen.items() if keys]
-        return self._commit(changes, why)
+        return self._commit(changes, why, self._written_down(asked))
 
-    def reset_all(self, why: str, partitions: Sequence[str]) -> int:
+    def reset_all(self, why: str, partitions: Sequence[str], asked: Mapping[str, Any]) -> int:
         """Reset every key of these partitions, as `reset` does."""
-        return self._commit([_reset_all(self.keys[partition]) for partition in partitions], why)
+        changes = [_reset_all(self.keys[partition]) for partition in partitions]
+        return self._commit(changes, why, self._written_down(asked))
 
     def import_lines(self, lines: Sequence[exports.Line], why: str) -> int:
         """Lay what the lines say over the keys; those that are not there are added, as if heard last."""
@@ -87,11 +96,18 @@ class Editing:
                 changes.append(_imported(states, own))
         return self._commit(changes, why)
 
-    def _commit(self, changes: Sequence[Change], why: str) -> int:
+    def _written_down(self, asked: Mapping[str, Any]) -> dict[str, int]:
+        """What a manifest says of control.log once the reset is in it."""
+        was = self._found.manifest
+        place = {name: _end(states) for name, states in self.keys.items() if not name.startswith(BESIDE)}
+        self._control.append({"reset": dict(asked)}, was["number"], was["events"], place)
+        return {"control": len(self._control.entries)}
+
+    def _commit(self, changes: Sequence[Change], why: str, more: Mapping[str, Any] | None = None) -> int:
         was, number = self._found.manifest, self._found.chain.number + 1
         added = sum(c.header.get("sequence", c.states.header["sequence"]) for c in changes)
         added -= sum(change.states.header["sequence"] for change in changes)
-        manifest = was | {"number": number, "events": was["events"] + added, "edited": why}
+        manifest = was | {"number": number, "events": was["events"] + added, "edited": why} | dict(more or {})
         outputs = {name: partial(was["outputs"].get, name) for name in was["outputs"]}
         making = Making(manifest, outputs, [], list(was["segments"]))
         try:
@@ -129,7 +145,13 @@ def editing(folder: Path, context: Context) -> Iterator[Editing]:
                 f"{folder}: the newest commit is broken, and what its outputs hold has to be compared first: "
                 "run the pipeline, which goes on from the one before it, then stop it and try again"
             )
-        yield Editing(folder, context, found, keys)
+        control = ControlLog(folder, context, found.manifest.get("control", 0))
+        if any(control.due(found.manifest["number"])):
+            raise StateError(
+                f"{folder}: control.log has what was asked of a run that died, and the next one does: "
+                "run the pipeline, then stop it and try again"
+            )
+        yield Editing(folder, context, found, keys, control)
 
 
 def of_partition(states: Mapping[str, KeyStates], partition: str | None) -> Mapping[str, KeyStates]:
@@ -181,6 +203,15 @@ def _reset(states: KeyStates, keys: Sequence[str]) -> Change:
     columns["fresh"][:], columns["reset_known"][:], columns["steps"][:] = INITIAL, False, 0
     tensors = {name: np.zeros_like(array[rows]) for name, array in states.tensors.items()}
     return Change(states, keys, rows, columns, tensors)
+
+
+def _end(states: KeyStates) -> int:
+    """The position behind the last accepted event, as far as keys tell; 0 without any."""
+    rows = np.array(list(states.rows.values()), np.int64)
+    if not len(rows):
+        return 0
+    newest = rows[states.columns["sequence"][rows].argmax()]
+    return int(states.columns["position"][newest]) + 1
 
 
 def _reset_all(states: KeyStates) -> Change:
