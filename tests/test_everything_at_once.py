@@ -193,6 +193,11 @@ class World(RuleBasedStateMachine):
             if person.is_welcome and person.wire is not None:
                 person.wire.write(line + end)
 
+    @property
+    def is_half_too_long(self):
+        """Whether the line that has not ended is refused, of which the model does not know yet."""
+        return self.kind == "followed" and len(self.half) > MOST_BYTES + 1  # the last may be "\r"
+
     def take(self, line):
         """A line of the log that is followed; an empty one is none."""
         if line:
@@ -363,6 +368,8 @@ class World(RuleBasedStateMachine):
             assert all(person.acked <= counts.get(person.name, 0) for person in self.people)
         outputs, codes = self.written()
         assert outputs == self.model.outputs[: len(outputs)]
+        if self.is_half_too_long and codes.count("too_long") > self.model.refused.count("too_long"):
+            del codes[len(codes) - 1 - codes[::-1].index("too_long")]
         wanted = self.model.refused[: len(codes)]
         assert len(codes) == len(wanted)
         assert codes == [code or was for code, was in zip(wanted, codes, strict=True)]
@@ -394,8 +401,7 @@ class World(RuleBasedStateMachine):
             self.learn()
         outputs, codes = self.written()
         assert outputs == self.model.outputs
-        unfinished = self.kind == "followed" and len(self.half) > MOST_BYTES  # refused before it ends
-        assert len(codes) == len(self.model.refused) + unfinished
+        assert len(codes) == len(self.model.refused) + self.is_half_too_long
         shards = self.pipeline.parts.shards
         assert shards.held == len(self.model.order.waiting)
         (core,) = (core for _, core in shards.items())
