@@ -36,12 +36,16 @@ def weights_path(folder: Path) -> Path:
 
     path = folder / "engine.safetensors"
     if not path.exists():
-        rng, bound, rows = np.random.default_rng(1), HIDDEN**-0.5, 3 * HIDDEN
-        shapes = {"weight_ih_l0": (rows, INPUTS), "weight_hh_l0": (rows, HIDDEN)}
-        shapes |= {"bias_ih_l0": (rows,), "bias_hh_l0": (rows,)}
-        drawn = {f"rnn.{n}": rng.uniform(-bound, bound, s).astype(np.float32) for n, s in shapes.items()}
-        save_file(drawn, path)
+        save_file(drawn_cell("gru", INPUTS, HIDDEN), path)
     return path
+
+
+def drawn_cell(kind: str, inputs: int, hidden: int) -> dict[str, np.ndarray]:
+    """Weights of one layer called rnn, by PyTorch's names and in its initial range."""
+    rng, bound, rows = np.random.default_rng(1), hidden**-0.5, {"gru": 3, "lstm": 4}[kind] * hidden
+    shapes = {"weight_ih_l0": (rows, inputs), "weight_hh_l0": (rows, hidden)}
+    shapes |= {"bias_ih_l0": (rows,), "bias_hh_l0": (rows,)}
+    return {f"rnn.{n}": rng.uniform(-bound, bound, s).astype(np.float32) for n, s in shapes.items()}
 
 
 def numpy_loop(weights: Path) -> Step:
@@ -129,9 +133,18 @@ def backend(engine: str, weights: Path) -> Any:
 
 def settled(engine: str, options: dict[str, Any], name: str, width: int) -> Any:
     """A model over one input, opened and found to be batch invariant."""
+    from streamrnn.core.probe import probe, settle
+
+    made = opened(engine, options, name, width)
+    verdict = probe(made)
+    assert verdict.numerics == "batch_invariant", verdict.reasons
+    return settle(made, verdict)
+
+
+def opened(engine: str, options: dict[str, Any], name: str, width: int) -> Any:
+    """The same, whatever its numerics are."""
     from streamrnn.backend import TensorSpec
     from streamrnn.context import Context
-    from streamrnn.core.probe import probe, settle
     from streamrnn.registry import Registry
 
     registry = Registry()
@@ -141,9 +154,7 @@ def settled(engine: str, options: dict[str, Any], name: str, width: int) -> Any:
     config = component.config.model_validate(options)
     made = component.resolve("build")(config, {name: TensorSpec(name, (width,), "float64")}, Context())
     made.open()
-    verdict = probe(made)
-    assert verdict.numerics == "batch_invariant", verdict.reasons
-    return settle(made, verdict)
+    return made
 
 
 def stream(mix: str, events: int) -> tuple[list[str], np.ndarray]:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-GATES = {"gru": 3, "lstm": 4}
+from benchmarks.engines import drawn_cell, opened
+
 MODELS = {"GRU 16 to 64": ("gru", 16, 64), "LSTM 32 to 512": ("lstm", 32, 512)}
 ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
     "numpy, one core": ("numpy", {}),
@@ -28,37 +29,19 @@ ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
 SIZES = (1, 256, 4096, 16384)
 
 
-def weights(folder: Path, kind: str, inputs: int, hidden: int) -> Path:
-    """Random weights by PyTorch's names."""
+def loaded(engine: str, model: str, folder: Path) -> Any:
+    """A core with that model."""
     from safetensors.numpy import save_file
 
-    rng, bound, rows = np.random.default_rng(1), hidden**-0.5, GATES[kind] * hidden
-    shapes = {"weight_ih_l0": (rows, inputs), "weight_hh_l0": (rows, hidden)}
-    shapes |= {"bias_ih_l0": (rows,), "bias_hh_l0": (rows,)}
-    path = folder / f"{kind}{hidden}.safetensors"
-    save_file({f"r.{n}": rng.uniform(-bound, bound, s).astype(np.float32) for n, s in shapes.items()}, path)
-    return path
-
-
-def opened(engine: str, model: str, folder: Path) -> Any:
-    """A core with that model."""
-    from streamrnn.backend import TensorSpec
-    from streamrnn.context import Context
     from streamrnn.core import Core
     from streamrnn.limits import Limits
-    from streamrnn.registry import Registry
 
     (name, options), (kind, inputs, hidden) = ENGINES[engine], MODELS[model]
-    registry = Registry()
-    registry.load_for([name])
-    component = registry.find("backend", name)
-    assert component is not None, registry.missing("backend", name)
-    layers = [{"type": kind, "hidden": hidden, "weights": "r"}]
-    path = weights(folder, kind, inputs, hidden)
-    config = component.config.model_validate({"path": str(path), "layers": layers, **options})
-    backend = component.resolve("build")(config, {"x": TensorSpec("x", (inputs,), "float64")}, Context())
-    backend.open()
-    return Core(backend, limits=Limits(max_keys=2_000_000))
+    path = folder / f"{kind}{hidden}.safetensors"
+    save_file(drawn_cell(kind, inputs, hidden), path)
+    layers = [{"type": kind, "hidden": hidden, "weights": "rnn"}]
+    made = opened(name, {"path": str(path), "layers": layers, **options}, "x", inputs)
+    return Core(made, limits=Limits(max_keys=2_000_000))
 
 
 class Traffic:
@@ -101,7 +84,7 @@ def calls(core: Any, traffic: Traffic, events: int, longest_s: float) -> np.ndar
 
 def row(engine: str, model: str, keys: int, folder: Path, longest_s: float) -> str:
     """One line of the table."""
-    core, traffic = opened(engine, model, folder), Traffic(keys, MODELS[model][1])
+    core, traffic = loaded(engine, model, folder), Traffic(keys, MODELS[model][1])
     for batch in traffic.all_keys():
         core.process(batch)
     found = {events: calls(core, traffic, events, longest_s) for events in SIZES}

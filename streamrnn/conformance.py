@@ -242,8 +242,8 @@ def check_slab(make_slab: Callable[[int], Slab], spec: StateSpec, seed: int = 0)
     for number in range(30):
         what, rows = rng.integers(5), rng.permutation(slabs[0].capacity)[: rng.integers(1, 6)]
         drawn = {t.name: _drawn(rng, t, len(rows)) for t in spec.tensors}
-        firsts = [t for t in spec.tensors if isinstance(t.initial, FirstInput)]
-        x = {t.initial.input: _drawn(rng, t, len(rows)) for t in firsts if isinstance(t.initial, FirstInput)}
+        firsts = ((t.initial, t) for t in spec.tensors)
+        x = {i.input: _drawn(rng, t, len(rows)) for i, t in firsts if isinstance(i, FirstInput)}
         fresh, mask = rng.integers(0, 3, len(rows)).astype(np.int8), rng.random(len(rows)) < 0.5
         twice = np.repeat(np.arange(len(rows)), 2 if what == 3 else 1)
         seen: list[Any] = []

@@ -34,7 +34,8 @@ def explain_file(spec: PipelineSpec, context: Context) -> list[Fact]:
 def memory_fact(shards: Shards) -> Fact:
     """What keys may come to take."""
     each = ", for each partition" if shards.partitioned else ""
-    there = f", and {in_words(shards.device_bytes)} on the model's device" if shards.device_bytes else ""
+    on_device = shards.device_bytes
+    there = f", and {in_words(on_device)} on the model's device" if on_device else ""
     told = f"about {in_words(shards.footprint_bytes)} for all keys that there may be{there}{each}"
     return Fact("memory", "", "", told)
 

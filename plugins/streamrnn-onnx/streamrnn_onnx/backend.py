@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
     IntArray = NDArray[np.int64]
-
-CLOSED = "the model is closed"
 
 
 class OnnxBackend(Backend):
@@ -59,8 +57,8 @@ class OnnxBackend(Backend):
         self._asked = list(dict.fromkeys(asked))
         self._session: Any = Stoppable(session)
         self._device = device if self.max_rows is None and self.state.tensors else None
-        if self._device is not None:
-            self.make_slab = self._make_slab
+        if (there := self._device) is not None:
+            self.make_slab = lambda capacity: DeviceSlab(self.state, capacity, there)
         self.interrupt = self._interrupt
         self.libraries = {"onnxruntime": version()}
         self.scan = self._scan if scans else None
@@ -161,10 +159,6 @@ class OnnxBackend(Backend):
             return ~self._device.healthy(self.state, state, None)
         return _not_finite({name: np.moveaxis(a, self._axes[name], 0) for name, a in state.items()}, n)
 
-    def _make_slab(self, capacity: int) -> DeviceSlab:
-        assert self._device is not None
-        return DeviceSlab(self.state, capacity, self._device)
-
     def _rows(self, state: Arrays, at: Any) -> Arrays:
         return {name: state[name][(slice(None),) * axis + (at,)] for name, axis in self._axes.items()}
 
@@ -197,14 +191,7 @@ class OnnxBackend(Backend):
 
     def _found(self, session: Any, names: list[str], feeds: Arrays) -> dict[str, Any]:
         """Values of a graph by name, next states where they are kept. Raises `ModelError` as `run` does."""
-        if self._device is None:
-            return run(session, names, feeds)
-        if session is None:
-            raise ModelError(CLOSED)
-        try:
-            return self._device.run(session, names, feeds, set(self._after.values()))
-        except Exception as error:
-            raise ModelError(one_line(error)) from error
+        return run(session, names, feeds, self._device, set(self._after.values()))
 
     def _dense(self, array: Any) -> Any:
         """A state as it may be bound."""
@@ -225,11 +212,18 @@ class OnnxBackend(Backend):
         return int(state[name].shape[axis])
 
 
-def run(session: Any, names: list[str], feeds: Arrays) -> Arrays:
-    """Values of the graph by name. Raises `ModelError` with what ONNX Runtime says."""
+def run(
+    session: Any, names: list[str], feeds: Arrays, device: Device | None = None, stays: Collection[str] = ()
+) -> dict[str, Any]:
+    """Values of the graph by name, those of `stays` on a `device`.
+
+    Raises `ModelError` with what ONNX Runtime says.
+    """
     if session is None:
-        raise ModelError(CLOSED)
+        raise ModelError("the model is closed")
     try:
+        if device is not None:
+            return device.run(session, names, feeds, stays)
         return dict(zip(names, session.run(names, feeds), strict=True))
     except Exception as error:
         raise ModelError(one_line(error)) from error

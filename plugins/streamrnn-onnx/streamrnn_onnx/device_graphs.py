@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from streamrnn_onnx.layer_graph import IR_VERSION, OPSET
+
 if TYPE_CHECKING:
     from streamrnn.backend import StateSpec
-
-_OPSET, _IR_VERSION = 17, 8
 
 
 @cache
@@ -89,8 +89,8 @@ class _Graph:
     def made(self) -> bytes:
         """The model."""
         graph = helper.make_graph(self.nodes, "state", self.ports, self.results, self.constants)
-        opsets = [helper.make_opsetid("", _OPSET)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION).SerializeToString()
+        opsets = [helper.make_opsetid("", OPSET)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString()
 
 
 def _value(name: str, dtype: str, rank: int) -> Any:

@@ -121,14 +121,6 @@ class TestStateOfAGraph(BackendConformance):
         self.settle(provider)
         return graph(request.param, tmp_path, provider)
 
-    @pytest.fixture
-    def reload(self):
-        return None
-
-    @pytest.fixture
-    def description(self):
-        return None
-
 
 class TestStateOfLayers(TestStateOfAGraph):
     @pytest.fixture(params=["gru", "lstm of three", "lstm with projection", "embedding and numbers"])

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from streamrnn_torch.backend import TorchLayers
 from streamrnn_torch.models import build, describe
 from streamrnn_torch.options import TorchConfig
+from torch_gpu import needs_gpu
 
 from streamrnn.backend import TensorSpec
 from streamrnn.conformance import BackendConformance
@@ -132,8 +133,7 @@ class TestFloat64(TestFloat32):
         return arguments_of(request.param, folder, dtype="float64")
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@needs_gpu
 class TestOnAGpu(TestFloat32):
     """Nothing is promised there of the bits."""
 

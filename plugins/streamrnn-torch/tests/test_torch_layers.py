@@ -17,6 +17,7 @@ from streamrnn_torch.backend import TorchLayers
 from streamrnn_torch.models import build, describe
 from streamrnn_torch.options import TorchConfig
 from streamrnn_torch.runtime import THREAD_LIMIT
+from torch_gpu import needs_gpu
 
 from streamrnn.backend import TensorSpec
 from streamrnn.backends.layers import build as build_numpy
@@ -278,8 +279,7 @@ def test_a_pipeline_runs_with_it() -> None:
     assert (outputs, rejected) == ([{"k": "a", "y": 1.0}, {"k": "b", "y": 5.0}, {"k": "a", "y": 4.0}], [])
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@needs_gpu
 @pytest.mark.parametrize("seed", range(10))
 def test_a_gpu_computes_the_same_model(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)

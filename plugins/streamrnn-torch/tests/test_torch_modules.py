@@ -20,6 +20,7 @@ from streamrnn_torch.models import build_module, describe_module
 from streamrnn_torch.module_backend import TorchModule
 from streamrnn_torch.module_explain import explain
 from streamrnn_torch.options import TorchModuleConfig
+from torch_gpu import needs_gpu
 
 from streamrnn.backend import TensorSpec
 from streamrnn.config.load import load_pipeline
@@ -112,8 +113,7 @@ class TestModulesInASlabOfTensors(TestModules):
     own_slab = True
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@needs_gpu
 class TestModulesOnAGpu(TestModules):
     tolerance = 1e-5
 

@@ -13,6 +13,7 @@ from streamrnn_torch.backend import TorchLayers
 from streamrnn_torch.options import TorchConfig
 from streamrnn_torch.slab import DeviceSlab
 from test_torch_layers import random_model
+from torch_gpu import MARKS, needs_gpu
 
 from streamrnn.backend import FirstInput, StateSpec, StateTensor
 from streamrnn.conformance import check_slab
@@ -35,16 +36,7 @@ SPEC = StateSpec(
 STORED = {"h": torch.float32, "n": torch.int64, "first": torch.float32, "wide": torch.float64}
 
 
-GPU = pytest.param(
-    "cuda",
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
-    ],
-)
-
-
-@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=MARKS)])
 @pytest.mark.parametrize("seed", range(20))
 def test_both_slabs_store_alike(seed: int, device: str) -> None:
     check_slab(lambda capacity: DeviceSlab(SPEC, capacity, torch.device(device), STORED), SPEC, seed)
@@ -81,8 +73,7 @@ def test_a_core_with_either_gives_the_same_bits(tmp_path: Path, seed: int) -> No
         core.backend.close()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@needs_gpu
 @pytest.mark.parametrize("seed", range(6))
 def test_a_core_on_a_gpu_goes_on_from_a_snapshot_as_on_the_cpu(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
