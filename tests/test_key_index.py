@@ -28,6 +28,8 @@ def test_a_history_of_keys_that_come_and_go(seed, monkeypatch):
     names = KeyNames()
     index, known, free = KeyIndex(names), {}, list(range(3000))
     pool = ODD_KEYS + [f"user-{i}" for i in range(1500)]
+    if seed % 2:
+        pool = [f"{i:05}" for i in range(1500)]  # all of the same length, which goes a shorter way
     for _ in range(60):
         asked = rng.choices(pool, k=rng.choice([0, 1, 5, 200]))
         assert index.find(asked).tolist() == [known.get(key, -1) for key in asked]
@@ -44,6 +46,30 @@ def test_a_history_of_keys_that_come_and_go(seed, monkeypatch):
             index.rebuild()
         assert len(index) == len(known)
     assert {key: index.get(key) for key in pool} == {key: known.get(key, -1) for key in pool}
+
+
+EVEN = {
+    "one": (["abc"], 3),
+    "several": (["abc", "de\0", "fgh"], 3),
+    "none": ([], 0),
+    "empty ones": (["", ""], 0),
+    "as long together": (["ab", "a", "abc"], 0),
+    "cut at the same places by breaks of their own": (["a\nb", "", "cd"], 0),
+    "breaks of their own": (["a\n", "\nb"], 0),
+    "beyond ASCII": (["日本", "日本"], 6),
+    "as many letters in other bytes": (["ab", "日本"], 0),
+}
+
+
+@pytest.mark.parametrize("name", EVEN)
+def test_keys_of_one_length_are_known_as_such(name):
+    keys, width = EVEN[name]
+    packed = Packed.of(keys)
+    assert packed.width == width
+    assert packed.each() == [key.encode() for key in keys]
+    assert packed.lengths.tolist() == [len(key.encode()) for key in keys]
+    some = packed.where(np.arange(len(keys)) % 2 == 0)
+    assert some.each() == [key.encode() for key in keys[::2]]
 
 
 def test_keys_of_the_same_hash_are_told_apart(monkeypatch):

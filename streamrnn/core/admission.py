@@ -32,6 +32,8 @@ def admit(store: Store, batch: Batch, refused: Mapping[int, str]) -> tuple[IntAr
     index = np.arange(len(batch))
     if refused:
         index = np.delete(index, sorted(refused))
+    if store.limits.max_ahead is None and not store.limits.refuse_new:
+        return index, {}
     full = index[:0]
     while True:
         ahead = _ahead(store, batch, np.setdiff1d(index, full, assume_unique=True))

@@ -138,6 +138,10 @@ class WideIndex:
         self._slots.remove(rows)
 
     def _hash_all(self, keys: Packed) -> NDArray[np.uint64]:
+        if keys.width:
+            self._weigh(keys.width)
+            weights = self._weights[: keys.width]
+            return _mixed(weights @ keys.data.reshape(-1, keys.width).T.astype(np.uint64) + weights.sum())
         lengths = keys.lengths
         self._weigh(int(lengths.max(initial=0)))
         terms = np.zeros(len(keys.data) + 1, np.uint64)

@@ -37,15 +37,20 @@ class Slots:
 
     def find(self, hashes: NDArray[np.uint64]) -> IntArray:
         """The first row that may be meant by each hash, int64 [n]; -1 where there is none."""
-        rows = np.full(len(hashes), -1, np.int64)
-        slots, tags = self._home(hashes), (hashes & np.uint64(_TAG)).astype(np.int64)
-        open_ = np.arange(len(hashes))
+        slots, tags = self._home(hashes), (hashes & np.uint64(_TAG)).view(np.int64)
+        entries = self._table.take(slots)
+        rows = entries & _ROW  # for most of them that is all
+        open_ = np.flatnonzero(entries >> _ROW_BITS != tags)
+        entries = entries[open_]
         while len(open_):
-            entries = self._table[slots]
-            hit = (entries >> _ROW_BITS == tags) & (entries >= 0)
-            rows[open_[hit]] = entries[hit] & _ROW
-            on = ~hit & (entries != _EMPTY)
-            open_, slots, tags = open_[on], (slots[on] + 1) & self._mask, tags[on]
+            empty = entries == _EMPTY
+            rows[open_[empty]] = -1
+            open_ = open_[~empty]
+            slots[open_] = (slots[open_] + 1) & self._mask
+            entries = self._table[slots[open_]]
+            rows[open_] = entries & _ROW
+            other = entries >> _ROW_BITS != tags[open_]
+            open_, entries = open_[other], entries[other]
         return rows
 
     def walk(self, hashed: int) -> Iterator[int]:
@@ -139,4 +144,4 @@ class Slots:
         return (self._hash[rows] & np.uint64(_TAG)).astype(np.int64) << _ROW_BITS | rows
 
     def _home(self, hashes: NDArray[np.uint64]) -> IntArray:
-        return (hashes >> np.uint64(self._shift)).astype(np.int64)
+        return (hashes >> np.uint64(self._shift)).view(np.int64)
