@@ -63,6 +63,11 @@ class OnnxConfig(_Options):
     dtype: Literal["float32"] | None = Field(
         default=None, description="type of the computation of `layers`, float32; a file has its own"
     )
+    tuned_for: Literal["hot_keys", "many_keys"] = Field(
+        default="hot_keys",
+        description="what a GRU of `layers` is made for on the CPU: keys with many events in a batch, or "
+        "many keys: a third faster there, several times slower with hot keys, and other last bits",
+    )
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         default=None, description="digest that the file must have"
     )
@@ -115,8 +120,14 @@ class OnnxConfig(_Options):
                 raise ValueError("expected path, the file of a model, or layers, found neither")
             if self.dtype is not None:
                 raise ValueError("expected dtype beside layers only; a model's file has its own types")
+            if self.tuned_for != "hot_keys":
+                raise ValueError(
+                    "expected tuned_for beside layers only; a model's file has its own operators"
+                )
             return self
-        known = {"path", "layers", "outputs", "dtype", "providers", "threads"}
+        if self.tuned_for == "many_keys" and self.providers != ["cpu"]:
+            raise ValueError("expected tuned_for: many_keys with the provider cpu alone")
+        known = {"path", "layers", "outputs", "dtype", "providers", "threads", "tuned_for"}
         # What is written out as it is by default changes nothing, and `echo` writes all out.
         written = {name for name in self.model_fields_set if getattr(self, name) != _default(name)}
         if surplus := sorted(written - known):

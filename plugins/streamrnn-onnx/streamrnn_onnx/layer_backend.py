@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class OnnxLayers(OnnxBackend):
     """See `OnnxBackend`. `step` raises `ModelError` for an index that an embedding has no row for.
 
-    `session` has the graph of one step, which leaves out outputs that are states, `known` by name.
+    `session` has the graph of one step, which leaves out outputs that are states, `known` by name; `lead` are
+    the sizes that its tensors have before those of rows.
     `sequences` has that of several, told after how many each row ends; None if there is no scan.
     """
 
@@ -39,11 +40,12 @@ class OnnxLayers(OnnxBackend):
         session: Any,
         sequences: Any,
         known: Mapping[str, str],
+        lead: tuple[int, ...],
         facts: Sequence[Fact] = (),
         device: Device | None = None,
     ) -> None:
         super().__init__(plan, outputs, description, session, sequences is not None, facts, device)
-        self._sequences, self._known = sequences and Stoppable(sequences), known
+        self._sequences, self._known, self._lead = sequences and Stoppable(sequences), known, lead
         asked = [spec.name for spec in self.outputs if spec.name not in known]
         self._step_asked = [*self._after.values(), *asked]
 
@@ -59,13 +61,12 @@ class OnnxLayers(OnnxBackend):
 
     def step(self, state: Arrays, x: Arrays) -> tuple[Arrays, Arrays]:
         """See `Backend.step`."""
-        feeds = {**self._checked(x), **self._states_of(state)}
-        if not self.has_steps:
-            found = self._found(self._session, self._step_asked, feeds)
-        else:
-            feeds = {name: array.reshape((1, *array.shape)) for name, array in feeds.items()}
-            found = self._found(self._session, self._step_asked, feeds)
-            found = {name: array.reshape(array.shape[1:]) for name, array in found.items()}
+        feeds, lead = {**self._checked(x), **self._states_of(state)}, self._lead
+        if lead:
+            feeds = {name: array.reshape((*lead, *array.shape)) for name, array in feeds.items()}
+        found = self._found(self._session, self._step_asked, feeds)
+        if lead:
+            found = {name: array.reshape(array.shape[len(lead) :]) for name, array in found.items()}
         new_state = {name: found[after] for name, after in self._after.items()}
         known = self._known
         y = {s.name: new_state[known[s.name]] if s.name in known else found[s.name] for s in self.outputs}

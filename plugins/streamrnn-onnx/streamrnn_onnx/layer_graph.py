@@ -19,6 +19,7 @@ from streamrnn.layers.options import LayersConfig
 from streamrnn.layers.plan import ConcatPlan, EmbeddingPlan, LayerPlan, LinearPlan, RecurrentPlan
 from streamrnn.offline import ONNX_GRU, ONNX_LSTM, PYTORCH_GRU, PYTORCH_LSTM, GateOrder
 from streamrnn_onnx.activations import ACTIVATIONS
+from streamrnn_onnx.gru_rows import GruRows
 from streamrnn_onnx.pairing import METADATA_KEY
 
 if TYPE_CHECKING:
@@ -50,14 +51,15 @@ def has_time(layers: Sequence[LayerPlan]) -> bool:
     return bool(recurrent) and not projected
 
 
-def make_model(model: LoadedModel, form: Form = "export") -> ModelProto:
+def make_model(model: LoadedModel, form: Form = "export", single: bool = False) -> ModelProto:
     """The graph with its weights. Raises `OptionError` for an output named like an input.
 
     Two forms are made for serving alone, and differ where the graph has an axis of steps. "scan" takes one
     input more, `LENS` int32 [batch]: after how many steps each row's state is told. "step" is for one step:
     its states are [1, batch, size], and outputs that are a state (see `outputs_of_states`) are left out.
+    In both, a GRU is made of `single` operators where that is asked for; "step" has no axis of steps then.
     """
-    return _Maker(model, form if has_time(model.plan.layers) else "export").make()
+    return _Maker(model, form if has_time(model.plan.layers) else "export", single).make()
 
 
 def outputs_of_states(model: LoadedModel) -> dict[str, str]:
@@ -78,9 +80,10 @@ def exported(options: Any, given: Mapping[str, TensorSpec], context: Context) ->
 
 
 class _Maker:
-    def __init__(self, model: LoadedModel, form: Form) -> None:
+    def __init__(self, model: LoadedModel, form: Form, single: bool) -> None:
         self.model, self.form = model, form
-        self.time = has_time(model.plan.layers)
+        self.single = single and form != "export"
+        self.time = has_time(model.plan.layers) and not (self.single and form == "step")
         self.rank = 3 if self.time else 2
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
@@ -93,6 +96,8 @@ class _Maker:
             if name in inputs or any(name in (t.name, f"{t.name}_next") for t in states):
                 text = f"'{name}' is also the name of an input or a state; give the output another one"
                 raise OptionError((("outputs", name), text))
+        if self.single and self.form == "scan":
+            self._find_ends()
         values = {name: name for name in inputs}
         for layer in plan.layers:
             values[layer.name] = self._layer(layer, values)
@@ -134,12 +139,17 @@ class _Maker:
         self.constants.setdefault(name, np.ascontiguousarray(values, dtype))
         return name
 
+    @property
+    def _is_one_step(self) -> bool:
+        """Whether tensors have an axis of steps, of one."""
+        return self.form == "step" and self.time
+
     def _port(self, spec: TensorSpec) -> Any:
         free = [STEPS, ROWS] if self.time else [ROWS]
         return helper.make_tensor_value_info(spec.name, _ELEMENTS[spec.dtype], [*free, *spec.shape])
 
     def _state_port(self, name: str, spec: TensorSpec) -> Any:
-        lead = [1, ROWS] if self.form == "step" else [ROWS]
+        lead = [1, ROWS] if self._is_one_step else [ROWS]
         return helper.make_tensor_value_info(name, _ELEMENTS[spec.dtype], [*lead, *spec.shape])
 
     def _layer(self, layer: LayerPlan, values: dict[str, str]) -> str:
@@ -168,9 +178,11 @@ class _Maker:
         """The h of every step; the states after the last one are outputs of the graph."""
         if "weight_hr" in cell.weights:
             return self._projected(cell, x, name)
+        if layer.kind == "gru" and self.single:
+            return self._single(cell, x, GruRows(self._weights(cell), cell.hidden, layer.reset_after, name))
         if not self.time:
             x = self.add("Unsqueeze", [x, self._axis(0)], f"{name}/step")
-        one = self.form == "step"
+        one = self._is_one_step
         before = [s if one else self.add("Unsqueeze", [s, self._axis(0)], f"{name}/{s}") for s in cell.states]
         constants = [
             self.constant(f"{name}/{letter}", array)
@@ -191,6 +203,31 @@ class _Maker:
             self.add("Squeeze", [last, self._axis(0)], f"{state}_next")
         y = self.add("Squeeze", [f"{name}/all", self._axis(1)], f"{name}/h")
         return y if self.time else self.add("Squeeze", [y, self._axis(0)], f"{name}/one")
+
+    def _single(self, cell: CellPlan, x: str, gru: GruRows) -> str:
+        """The same of single operators."""
+        (state,) = cell.states
+        if self.form == "step":
+            return gru.step(self, state, gru.from_input(self, x), f"{state}_next")
+        width = gru.weights["weight_ih"].shape[1]
+        rows = self.constant(f"rows:{width}", [-1, width], "int64")
+        given = gru.from_input(self, self.add("Reshape", [x, rows], f"{gru.name}/rows"))
+        sizes = [self.add("Shape", [x], f"{gru.name}/sizes", end=2)]
+        sizes.append(self.constant(f"size:{cell.hidden}", [cell.hidden], "int64"))
+        shape = self.add("Concat", sizes, f"{gru.name}/shape", axis=0)
+        every = gru.scan(self, state, [self.add("Reshape", [of, shape], f"{of}:steps") for of in given])
+        self.add("GatherND", [every, "ends"], f"{state}_next")
+        return every
+
+    def _find_ends(self) -> None:
+        """`ends`, int64 [batch, 2]: each row's last step, and the row."""
+        zero, one = (self.constant(f"number:{n}", n, "int64") for n in (0, 1))
+        last = self.add(
+            "Sub", [self.add("Cast", [LENS], "ends/lens", to=TensorProto.INT64), one], "ends/last"
+        )
+        rows = self.add("Range", [zero, self.add("Size", [LENS], "ends/count"), one], "ends/all")
+        pairs = [self.add("Unsqueeze", [each, self._axis(1)], f"{each}:1") for each in (last, rows)]
+        self.add("Concat", pairs, "ends", axis=1)
 
     def _projected(self, cell: CellPlan, x: str, name: str) -> str:
         """One step of an LSTM with a projection, in PyTorch's order of gates."""

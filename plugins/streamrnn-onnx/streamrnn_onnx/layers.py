@@ -62,18 +62,21 @@ def build(
     reading = _reading(plan)
     outputs = {name: output_layout(port, reading) for name, port in plan.outputs.items()}
 
+    single, timed = config.tuned_for == "many_keys", has_time(model.plan.layers)
+
     def session(form: Form) -> Opened:
-        made = make_model(model, form).SerializeToString()
+        made = make_model(model, form, single).SerializeToString()
         return open_session(made, config.providers, config.threads)
 
     opened = session("step")
     return OnnxLayers(
         plan.chosen(reading),
         {name: layout for name, layout in outputs.items() if layout is not None},
-        replace(described, state=model.state(FORMULAS, opened.provider)),
+        replace(described, state=model.state(FORMULAS, opened.provider, *(["single"] if single else []))),
         opened.session,
         session("scan").session if _may_scan(model) else None,
-        outputs_of_states(model) if has_time(model.plan.layers) else {},
+        outputs_of_states(model) if timed else {},
+        (1,) if timed and not single else (),
         [opened.fact],
         device or device_of(opened.provider),
     )

@@ -121,6 +121,33 @@ def test_it_answers_as_numpy_does_and_no_batch_changes_a_bit(name):
     ours.close()
 
 
+def for_many_keys(options, given):
+    return build(OnnxConfig.model_validate({**options, "tuned_for": "many_keys"}), given, Context())
+
+
+OF_SINGLE_OPERATORS = {
+    "gru": MODELS["gru"],
+    "gru, reset before": MODELS["gru, reset before"],
+    "gru of width 1": ({"layers": [recurrent("gru", 1, 1), linear(1, 1)]}, numbers(1)),
+    "gru of three without bias": ({"layers": [recurrent("gru", 4, 17, 3, bias=False)]}, numbers(4)),
+    "embedding and numbers": MODELS["embedding and numbers"],
+}
+
+
+@pytest.mark.parametrize("name", OF_SINGLE_OPERATORS)
+def test_a_gru_of_single_operators_answers_alike_and_no_batch_changes_a_bit(name):
+    options, given = OF_SINGLE_OPERATORS[name]
+    ours, single = build(OnnxConfig.model_validate(options), given, Context()), for_many_keys(options, given)
+    assert single.state.meaning == ours.state.meaning
+    assert single.state.fingerprint != ours.state.fingerprint
+    found, expected = played(single), played(ours)
+    for some, others in zip(found, expected, strict=True):
+        np.testing.assert_allclose(some, others, rtol=2e-5, atol=2e-5)
+    assert any((some != others).any() for some, others in zip(found, expected, strict=True))
+    verdict = probe(single)
+    assert (verdict.numerics, verdict.scan, verdict.reasons) == ("batch_invariant", True, ())
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_answers_as_numpy_does(activation):
     for width in (1, 3, 16, 17):
@@ -148,6 +175,16 @@ class TestGru(BackendConformance):
     def description(self):
         options, given = MODELS["gru"]
         return describe(OnnxConfig.model_validate(options), given, Context())
+
+
+class TestGruOfSingleOperators(TestGru):
+    @pytest.fixture
+    def backend(self):
+        return for_many_keys(*MODELS["gru"])
+
+    @pytest.fixture
+    def reload(self):
+        return for_many_keys(*MODELS["gru"])
 
 
 class TestEmbedding(TestGru):
@@ -212,6 +249,14 @@ REFUSED = {
     "two models": (
         {"layers": [linear(3, 2)], "path": "m", "state": []},
         "expected layers without state, which is",
+    ),
+    "many keys of a file": (
+        {"path": "m", "tuned_for": "many_keys"},
+        "expected tuned_for beside layers only; a model's file has its own operators",
+    ),
+    "many keys elsewhere": (
+        {"layers": [linear(3, 2)], "tuned_for": "many_keys", "providers": ["cuda", "cpu"]},
+        "expected tuned_for: many_keys with the provider cpu alone",
     ),
     "no model": ({}, "expected path, the file of a model, or layers, found neither"),
 }
