@@ -19,6 +19,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,7 @@ class _Link:
         self._tls = tls.context() if tls else None
         self._socket: socket.socket | None = None
         self._rest = b""
+        self.is_over = False
 
     def open(self, hello: Mapping[str, Any]) -> dict[str, Any]:
         """Say hello on a new connection; the welcome. Raises `RefusedError`, or `OSError` after a while.
@@ -76,13 +78,15 @@ class _Link:
         while True:
             try:
                 self._socket = _connected(self._address, self._tls)
+                if self.is_over:
+                    raise ConnectionError("closed")
                 self.send(json.dumps({"hello": hello}).encode() + b"\n")
                 welcome: dict[str, Any] = json.loads(self.line())["welcome"]
                 return welcome
             except OSError as error:
                 self.close()
                 is_final = isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
-                if is_final or time.monotonic() > until_s:
+                if is_final or self.is_over or time.monotonic() > until_s:
                     raise
                 time.sleep(next(again, _AGAIN_S[-1]))
 
@@ -124,6 +128,14 @@ class _Link:
         if self._socket is not None:
             self._socket.close()
         self._socket, self._rest = None, b""
+
+    def end(self) -> None:
+        """For good, from any thread: what waits for the other side raises `OSError`."""
+        self.is_over = True
+        if (waiting := self._socket) is not None:
+            with suppress(OSError):  # the other side may have closed it
+                waiting.shutdown(socket.SHUT_RDWR)
+        self.close()
 
 
 class Producer:
@@ -216,7 +228,8 @@ class Producer:
 class Consumer:
     """Gives pairs of an output's offset and its line, each once and in order, over any number of connections.
 
-    `next` is the offset of the next one; keep it with what was done, and `start` there.
+    `next` is the offset of the next one; keep it with what was done, and `start` there. It ends when it is
+    closed, from whatever thread.
     """
 
     def __init__(
@@ -230,6 +243,17 @@ class Consumer:
         self._link, self.next, self._partition = _Link(address, patience_s, tls), start, partition
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        try:
+            yield from self._outputs()
+        except OSError:
+            if not self._link.is_over:
+                raise
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._link.end()
+
+    def _outputs(self) -> Iterator[tuple[int, bytes]]:
         left = 0
         self._begin()
         while True:
@@ -246,10 +270,6 @@ class Consumer:
             if offset >= self.next:
                 self.next = offset + 1
                 yield offset, line
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._link.close()
 
     def _begin(self) -> None:
         self.next = int(self._link.open({"partition": self._partition, "from": self.next})["from"])

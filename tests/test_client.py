@@ -69,12 +69,12 @@ class Producing(threading.Thread):
 
 
 class Consuming(threading.Thread):
-    """Keeps every output, until it has as many as it is told to wait for."""
+    """Keeps every output, until its consumer is closed."""
 
     def __init__(self, folder):
         super().__init__()
         self.consumer = Consumer(f"unix:{folder}/out.sock", start=0, patience_s=PATIENCE_S)
-        self.seen, self.wanted = [], None
+        self.seen = []
         self.got = threading.Condition()
 
     def run(self):
@@ -83,8 +83,6 @@ class Consuming(threading.Thread):
                 assert offset == len(self.seen), "an output is missing or came twice"
                 self.seen.append(line)
                 self.got.notify_all()
-                if len(self.seen) == self.wanted:
-                    return
 
     def wait_for_more(self, count, folder):
         with self.got:
@@ -135,17 +133,15 @@ def test_kills_at_random_moments(folder):
     stop.set()
     for thread in producers:
         thread.join(PATIENCE_S)
-    with consumer.got:
-        consumer.wanted = sum(1 for p in producers for record in p.sent if record != "nonsense")
-        is_whole = len(consumer.seen) == consumer.wanted
-    if not is_whole:
-        consumer.join(PATIENCE_S)
+    wanted = sum(1 for p in producers for record in p.sent if record != "nonsense")
+    consumer.wait_for_more(wanted - 1, folder)
+    consumer.consumer.close()
+    consumer.join(PATIENCE_S)
     process.terminate()
     assert process.wait(20) == 0
     assert logged(folder) == {p.name: list(enumerate(p.sent)) for p in producers}
     subprocess.run([*RUN, "oracle.yaml"], cwd=folder, check=True, stderr=subprocess.DEVNULL)
     assert (folder / "oracle.txt").read_bytes().splitlines() == consumer.seen
-    consumer.consumer.close()
 
 
 def test_a_program_that_begins_again_goes_on_with_the_next_record(folder):
@@ -168,6 +164,24 @@ def test_a_program_that_begins_again_goes_on_with_the_next_record(folder):
     outputs.close()
     process.terminate()
     assert process.wait(20) == 0
+
+
+def test_closing_a_consumer_ends_it_in_whatever_thread_it_waits(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        consumer, got = Consumer(f"unix:{tmp_path}/s"), []
+        thread = threading.Thread(target=lambda: got.extend(consumer))
+        thread.start()
+        connection, _ = listening.accept()
+        with connection, connection.makefile("rwb", 0) as lines:
+            lines.readline()
+            lines.write(b'{"welcome": {"from": 0}}\n{"outputs": 1, "from": 0}\n{"y": 1}\n')
+            consumer.close()
+            thread.join(10)
+    assert not thread.is_alive()
+    assert got in ([], [(0, b'{"y": 1}')])
+    assert list(consumer) == []
 
 
 def send_and_flush(producer):
