@@ -89,7 +89,7 @@ def test_the_estimate_is_of_what_arrays_take(hot):
     core = Core(Toy(), limits=limits, cold=MemoryCold() if hot else None)
     core.store.grow(hot or 20_000)
     table = sum(array.nbytes for array in core.store.slab._arrays.values())
-    table += core.store.columns._table.nbytes + 16 * (hot or 20_000)
+    table += sum(array.nbytes for array in core.store.columns.parts.values())
     assert table < footprint_bytes(core.store) < 2 * table
     more = footprint_bytes(Core(Toy(), limits=replace(limits, remember_evicted=1000), cold=None).store)
     assert more > footprint_bytes(Core(Toy(), limits=limits, cold=None).store)

@@ -72,7 +72,7 @@ def test_columns_of_some_rows_come_back_as_they_went():
     records["what"] = ["a", "b"]
     records["sequence"] = 9
     assert columns["count"].tolist() == [0, 1, 2, 3], "a copy"
-    columns.put(rows, records)
+    columns.put(records)
     columns.grow(6)
     assert columns["count"].tolist() == [0, 7, 2, 7, 0, 0]
     assert columns["sequence"].tolist() == [0, 9, 0, 9, 0, 0]

@@ -31,17 +31,45 @@ if TYPE_CHECKING:
 class Carried:
     """The columns of the batch's rows [g] as the last batch left them, marks of meanwhile applied.
 
-    `records` are all of them; the others are views of it.
+    `records` are all of them. `rule_names` are for each rule the columns of its own, by the rule's name.
     """
 
-    steps: IntArray
-    reset_time: IntArray
-    reset_known: BoolArray
-    pending: IntArray
-    fresh: NDArray[np.int8]
-    fields: Mapping[str, Array]
-    rule_columns: list[dict[str, Array]]
     records: Records
+    rule_names: Sequence[Mapping[str, str]]
+
+    @property
+    def steps(self) -> IntArray:
+        """Events since the last reset."""
+        return self.records["steps"]
+
+    @property
+    def reset_time(self) -> IntArray:
+        """When that was, if `reset_known`."""
+        return self.records["reset_time"]
+
+    @property
+    def reset_known(self) -> BoolArray:
+        """Whether it had a time."""
+        return self.records["reset_known"]
+
+    @property
+    def pending(self) -> IntArray:
+        """Cause bits of a reset that the next event finds done."""
+        return self.records["pending"]
+
+    @property
+    def fresh(self) -> NDArray[np.int8]:
+        """How that leaves the state."""
+        return self.records["fresh"]
+
+    @property
+    def rule_columns(self) -> list[dict[str, Array]]:
+        """The rules' own columns; writing to them changes `records`."""
+        return [{name: self.records[own] for name, own in names.items()} for names in self.rule_names]
+
+    def field(self, path: str) -> Array:
+        """The last value of a field that rules compare with."""
+        return self.records[f"field:{path}"]
 
 
 @dataclass(slots=True)
@@ -85,7 +113,7 @@ class Asking:
 
     def _previous(self, path: str) -> Array:
         if path not in self.previous_fields:
-            values = self.links.shifted(self.fields[path], self.carried.fields[path])
+            values = self.links.shifted(self.fields[path], self.carried.field(path))
             self.previous_fields[path] = values = values.copy()
             values[~self.lives.exists] = None
         return self.previous_fields[path]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,47 +35,53 @@ ADDED = {"reset_cause", "quarantined"}
 
 APART = ("sequence", "last_time")
 """Columns that are looked through for all rows at a time, to find free, idle or old ones."""
+RESETS = ("reset_time", "reset_sequence", "reset_position", "reset_cause")
+"""Columns that a batch without resets neither reads nor writes."""
 
 
 class Columns:
     """Arrays by name, grown together. dtype "object" holds canonical field values.
 
-    Numbers of a row lie side by side, so that a batch reads and writes one place in memory for each row
-    instead of one for each column; `arrays` holds views of them. Only objects and `APART` are arrays of their
-    own.
+    Numbers of a row lie side by side in one array, those of its last reset in another, so that a batch reads
+    and writes few places in memory for each row instead of one for each column; `arrays` holds views of them.
+    Objects and `APART` are arrays of their own.
     """
 
     def __init__(self, dtypes: Mapping[str, str]) -> None:
-        self._apart = {name: dtype for name, dtype in dtypes.items() if dtype == "object" or name in APART}
-        numbers = [(name, dtype) for name, dtype in dtypes.items() if name not in self._apart]
-        self._table = np.zeros(0, np.dtype(numbers, align=True))
-        self.arrays: dict[str, Array] = {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
+        self.part_of = {name: _part(name, dtype) for name, dtype in dtypes.items()}
+        """By column, the name of the array that it is or that holds it."""
+        self.parts = {
+            part: np.empty(0, _dtype(part, [(n, d) for n, d in dtypes.items() if self.part_of[n] == part]))
+            for part in dict.fromkeys(self.part_of.values())
+        }
+        self.arrays: dict[str, Array] = {}
         self.capacity = 0
+        self.grow(0)
 
     def __getitem__(self, name: str) -> Array:
         return self.arrays[name]
 
-    def take(self, rows: IntArray) -> Records:
-        """A copy of all columns of some rows."""
-        return Records(self._table.take(rows), {name: self.arrays[name].take(rows) for name in self._apart})
+    @property
+    def row_bytes(self) -> int:
+        """What a row takes of all arrays, without what objects hold."""
+        return sum(part.itemsize for part in self.parts.values())
 
-    def put(self, rows: IntArray, records: Records) -> None:
-        """The reverse of `take` for the same number of distinct rows."""
-        put_rows(self._table, rows, records.together)
-        for name, values in records.apart.items():
-            self.arrays[name][rows] = values
+    def take(self, rows: IntArray) -> Records:
+        """The columns of some rows."""
+        return Records(self, rows)
+
+    def put(self, records: Records) -> None:
+        """Store what was read of `records` or set in them; their rows are distinct."""
+        for name, values in records.held.items():
+            put_rows(self.parts[name], records.rows, values)
 
     def grow(self, capacity: int) -> None:
         """Room for more rows; new ones are zero, or None."""
-        table = zeros((capacity,), self._table.dtype)
-        table[: self.capacity] = self._table
-        self._table = table
-        for name, dtype in self._apart.items():
-            grown = np.full(capacity, None) if dtype == "object" else zeros((capacity,), dtype)
-            grown[: self.capacity] = self.arrays[name]
-            self.arrays[name] = grown
-        for name in table.dtype.names or ():
-            self.arrays[name] = table[name]
+        for name, part in self.parts.items():
+            grown = np.full(capacity, None) if part.dtype == object else zeros((capacity,), part.dtype)
+            grown[: self.capacity] = part
+            self.parts[name] = grown
+        self.arrays = {name: _column(self.parts[part], name) for name, part in self.part_of.items()}
         self.capacity = capacity
 
     def clear(self, rows: IntArray) -> None:
@@ -102,16 +108,39 @@ def catch_up(columns: Mapping[str, Array] | Records, epochs: Mapping[int, int]) 
 
 @dataclass(slots=True)
 class Records:
-    """Columns of some rows, to be read and written by name."""
+    """Columns of some rows, to be read and written by name.
 
-    together: Array
-    apart: dict[str, Array]
+    `held` are copies of those arrays in `Columns.parts` that were asked for so far.
+    """
+
+    columns: Columns
+    rows: IntArray
+    held: dict[str, Array] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Array:
-        return self.apart[name] if name in self.apart else self.together[name]
+        part = self.columns.part_of[name]
+        if part not in self.held:
+            self.held[part] = self.columns.parts[part].take(self.rows)
+        return _column(self.held[part], name)
 
     def __setitem__(self, name: str, values: Any) -> None:
+        if self.columns.part_of[name] == name:  # nothing else is in that array
+            self.held[name] = np.empty(len(self.rows), self.columns.parts[name].dtype)
         self[name][...] = values
 
     def __contains__(self, name: object) -> bool:
-        return name in self.apart or name in (self.together.dtype.names or ())
+        return name in self.columns.part_of
+
+
+def _part(name: str, dtype: str) -> str:
+    if dtype == "object" or name in APART:
+        return name
+    return "resets" if name in RESETS else "rows"
+
+
+def _dtype(part: str, columns: Sequence[tuple[str, str]]) -> Any:
+    return columns[0][1] if columns[0][0] == part else np.dtype(list(columns), align=True)
+
+
+def _column(part: Array, name: str) -> Array:
+    return part if part.dtype.names is None else part[name]

@@ -247,12 +247,11 @@ class Core:
         time = np.zeros(len(batch), np.int64) if batch.time is None else batch.time[order]
         expiry = self._expiry(batch.time, order)
         carried = store.carried(links)
-        last_time = carried.records["last_time"]
         given = None if batch.time is None else time
         if given is None and not store.largest:
             lives = timeless(first[order])
         else:
-            lives = find_lives(links, first[order], time, last_time, expiry)
+            lives = find_lives(links, first[order], time, carried.records["last_time"], expiry)
         fields = {path: column[order] for path, column in fields.items()}
         bounds = self.rules.apply(Asking(links, lives, carried, given, fields))
         inputs = self._keyed_features(batch, links, lives, bounds, time)
@@ -321,12 +320,13 @@ class Core:
 
     def _store_columns(self, plan: Plan, steps: IntArray) -> None:
         """The row columns as the last event of each row leaves them."""
-        rows, last, records = plan.links.rows, plan.links.lasts, plan.carried.records
+        last, records = plan.links.lasts, plan.carried.records
         self._store_resets(plan, last)
         at = plan.links.order[last]
         records["sequence"] = at + (self.store.sequence + 1)
         records["position"] = 0 if plan.batch.positions is None else plan.batch.positions[at]
-        records["last_time"] = plan.lives.now[last]
+        if plan.time is not None or self.store.largest:  # else no event ever had one
+            records["last_time"] = plan.lives.now[last]
         records["steps"] = steps[last]
         records["epoch"] = self.store.epoch
         records["pending"] = 0
@@ -334,13 +334,13 @@ class Core:
         records["fresh"] = 0
         for path in self.store.kept_fields:
             records[f"field:{path}"] = plan.fields[path][last]
-        self.store.columns.put(rows, records)
+        self.store.columns.put(records)
         if plan.bounds.quiet:
             return
         after = plan.bounds.after[last]
         reset = after != 0
         if reset.any():
-            self.store.reset(rows[reset], after[reset], self.rules.to(after[reset]))
+            self.store.reset(plan.links.rows[reset], after[reset], self.rules.to(after[reset]))
 
     def _store_resets(self, plan: Plan, last: IntArray) -> None:
         """When, where and why each row was reset last."""

@@ -13,16 +13,15 @@ _KEY_BYTES = 24
 """A key's own bytes, taken for long ones and short ones."""
 _INDEX_BYTES = 2 * _KEY_BYTES + 16 + 2 * 8 + 2 * 24 + 6
 """Where a key lies, with room for those that went and came, its hash and slots, in arrays that double."""
-_OBJECT_BYTES = 64
+_OBJECT_BYTES = 56
 _GONE_BYTES = 100
 """For a key that is remembered: the same but for its bytes, and twice while holes are closed; as measured."""
 
 
 def footprint_bytes(store: Store) -> int:
     """About how much memory all rows that there may be take, and the keys that are remembered beside them."""
-    columns = store.columns.take(np.zeros(1, np.int64))
-    apart = sum(_OBJECT_BYTES if a.dtype == object else a.itemsize for a in columns.apart.values())
-    row = columns.together.itemsize + apart + (_state_bytes(store) if store.on_host else 0) + _INDEX_BYTES
+    objects = len(store.kept_fields) * _OBJECT_BYTES
+    row = store.columns.row_bytes + objects + (_state_bytes(store) if store.on_host else 0) + _INDEX_BYTES
     return row * store.most_rows + _GONE_BYTES * store.limits.remember_evicted
 
 

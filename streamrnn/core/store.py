@@ -147,18 +147,9 @@ class Store:
 
     def carried(self, links: Links) -> Carried:
         """Columns of a batch's rows, with resets of all keys since a row's last event applied."""
-        column = self.columns.take(links.rows)
-        catch_up(column, self.epochs)
-        return Carried(
-            column["steps"],
-            column["reset_time"],
-            column["reset_known"],
-            column["pending"],
-            column["fresh"],
-            {path: column[f"field:{path}"] for path in self.kept_fields},
-            [{name: column[stored] for name, stored in names.items()} for names in self.rule_columns],
-            column,
-        )
+        records = self.columns.take(links.rows)
+        catch_up(records, self.epochs)
+        return Carried(records, self.rule_columns)
 
     def reset(self, rows: IntArray, causes: IntArray, fresh: Any) -> None:
         """Reset rows at once; their next event shows why."""
