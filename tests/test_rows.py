@@ -7,7 +7,7 @@ import pytest
 
 from streamrnn.core.boundaries import Boundaries
 from streamrnn.core.columns import Columns
-from streamrnn.core.links import link
+from streamrnn.core.links import Linker
 from streamrnn.core.rows import all_finite, put_rows, zeros
 from streamrnn.core.schedule import CALL_STEPS, buckets, cut
 
@@ -83,22 +83,36 @@ def test_columns_of_some_rows_come_back_as_they_went():
     assert columns["what"].tolist() == [None, None, None, "a", None, None]
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_links_keep_the_order_of_the_log_within_a_row(seed):
+def drawn_links(linker, seed, n):
+    """A batch in which few or many events share rows, and its links."""
     rng = np.random.default_rng(seed)
-    rows = rng.integers(0, [3, 100, 10**9][seed % 3], rng.integers(1, 60))
-    links = link(rows)
-    order = np.arange(len(rows)) if links.distinct else np.argsort(rows, kind="stable")
-    assert links.order.tolist() == order.tolist()
-    assert links.rows.tolist() == rows[links.order][links.begins].tolist()
-    assert np.flatnonzero(links.starts).tolist() == links.begins.tolist()
+    high = [3, 100, n, 30 * n, 10**6][seed % 5]
+    rows = rng.integers(0, high, n)
+    return rows, linker.link(rows, high)
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_a_batch_without_resets_is_cut_as_any_other(seed):
-    rng = np.random.default_rng(seed)
-    links = link(rng.integers(0, 1 + seed, rng.integers(1, 80)))
-    n = len(links.order)
+@pytest.mark.parametrize("n", [1, 2, 60, 255, 256, 3000])
+def test_links_keep_the_order_of_the_log_within_a_row(n):
+    linker = Linker()
+    for seed in range(40):
+        rows, links = drawn_links(linker, seed, n)
+        assert sorted(links.order.tolist()) == list(range(n))
+        assert links.begins.tolist() == np.flatnonzero(links.starts).tolist()
+        ends = [*links.begins[1:].tolist(), n]
+        runs = [links.order[a:b].tolist() for a, b in zip(links.begins.tolist(), ends, strict=True)]
+        assert all(run == sorted(run) for run in runs)
+        assert dict(zip(links.rows.tolist(), runs, strict=True)) == {
+            row: np.flatnonzero(rows == row).tolist() for row in set(rows.tolist())
+        }
+        assert all(len(run) == 1 for run in runs[links.mixed :])
+        if links.distinct:
+            assert links.order.tolist() == list(range(n))
+
+
+@pytest.mark.parametrize("n", [1, 2, 60, 255, 256, 3000])
+@pytest.mark.parametrize("seed", range(10))
+def test_a_batch_without_resets_is_cut_as_any_other(seed, n):
+    _, links = drawn_links(Linker(), seed, n)
     nothing = np.zeros(n, np.int64)
     found, expected = (
         cut(links, Boundaries(nothing, np.zeros(n, np.int8), nothing, nothing != 0, quiet))
@@ -107,8 +121,8 @@ def test_a_batch_without_resets_is_cut_as_any_other(seed):
     for name in ("order", "begins", "lengths", "rows", "fresh", "kept", "start_of", "place"):
         assert getattr(found, name).tolist() == getattr(expected, name).tolist(), name
     assert (np.diff(found.lengths) <= 0).all()
-    running = [int((found.lengths > k).sum()) for k in range(n + 2)]
-    assert [found.running(k) for k in range(n + 2)] == running
+    places = range(int(found.lengths.max()) + 2)
+    assert [found.running(k) for k in places] == [int((found.lengths > k).sum()) for k in places]
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -12,7 +12,7 @@ from streamrnn.core import segment
 from streamrnn.core.admission import admit, too_large
 from streamrnn.core.boundaries import Asking, Boundaries, Carried, Rules
 from streamrnn.core.keys import Placing
-from streamrnn.core.links import Links, link
+from streamrnn.core.links import Linker, Links
 from streamrnn.core.lives import Lives, find_lives, timeless
 from streamrnn.core.schedule import Segments, cut, steps_between
 from streamrnn.core.serve import GUARDED, QUARANTINED, Served, Server
@@ -75,6 +75,7 @@ class Core:
         self.waiting = self.store.beside = waiting
         """Events that are not in order yet: of no meaning to the core, and one with its state."""
         self.server = Server(backend, self.store.slab, self.limits.max_state_norm)
+        self._linker = Linker()
         self._single = SingleServer(self.store, self.rules, self.server, self.elapsed)
 
     def __len__(self) -> int:
@@ -242,7 +243,7 @@ class Core:
         store = self.store
         placing = store.keys.place(batch.keys, store.columns["sequence"])
         store.grow(int(placing.rows.max()) + 1)
-        links, first = link(placing.rows), placing.first
+        links, first = self._linker.link(placing.rows, store.columns.capacity), placing.first
         order = links.order
         time = np.zeros(len(batch), np.int64) if batch.time is None else batch.time[order]
         expiry = self._expiry(batch.time, order)
@@ -312,9 +313,12 @@ class Core:
     def _steps(self, plan: Plan) -> IntArray:
         """int64 [n], sorted: the number of each event since its last reset, from 1."""
         links, carried = plan.links, plan.carried.steps
-        lengths = steps_between(links.begins, len(links.order))
         if plan.bounds.quiet:
-            return (carried + 1 - links.begins).repeat(lengths) + np.arange(len(links.order))
+            runs, after = links.mixed, carried + 1
+            lengths = steps_between(links.begins, len(links.order))[:runs]
+            several = (after[:runs] - links.begins[:runs]).repeat(lengths)
+            return np.concatenate([several + np.arange(len(several)), after[runs:]])
+        lengths = steps_between(links.begins, len(links.order))
         fresh = plan.bounds.fresh[plan.segments.start_of]
         return np.where(fresh == 0, carried.repeat(lengths), 0) + plan.segments.place + 1
 

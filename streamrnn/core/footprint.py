@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _KEY_BYTES = 24
 """A key's own bytes, taken for long ones and short ones."""
-_INDEX_BYTES = 2 * _KEY_BYTES + 16 + 2 * 8 + 2 * 24 + 6
+_INDEX_BYTES = 2 * _KEY_BYTES + 16 + 4 + 2 * 8 + 2 * 24 + 6
 """Where a key lies, with room for those that went and came, its hash and slots, in arrays that double."""
 _OBJECT_BYTES = 56
 _GONE_BYTES = 100

@@ -83,8 +83,11 @@ def _runs(links: Links, bounds: Boundaries) -> Segments:
     lengths = steps_between(begins, len(links.order))
     fresh, kept = bounds.fresh[: len(rows)], np.ones(len(rows), np.bool_)
     if not links.distinct:
-        longest = _longest_first(lengths)
-        begins, lengths, rows = begins[longest], lengths[longest], rows[longest]
+        mixed = links.mixed
+        longest = np.argsort(-lengths[:mixed], kind="stable")
+        begins, lengths, rows = (
+            np.concatenate([of[:mixed][longest], of[mixed:]]) for of in (begins, lengths, rows)
+        )
     return Segments(links.order, links.begins, begins, lengths, rows, fresh, kept)
 
 
