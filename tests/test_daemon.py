@@ -155,7 +155,7 @@ def test_counts_are_those_of_what_was_served(tmp_path):
     assert sum(stats.rejected.values()) == 2
     assert stats.resets == {"new": 2}
     assert stats.begun_keys - stats.released_keys == 2
-    assert stats.steps.wave_events + stats.steps.bucket_events == 3
+    assert stats.steps.wave_events + stats.steps.scan_events == 3
 
 
 CLASHES = [

@@ -294,7 +294,7 @@ def test_numbers_for_prometheus(app):
     assert found["streamrnn_resets_total"] == 3
     assert found["streamrnn_live_keys"] == 3
     assert found["streamrnn_up"] == 1
-    assert found["streamrnn_wave_events_total"] + found["streamrnn_bucket_events_total"] == 9
+    assert found["streamrnn_wave_events_total"] + found["streamrnn_scan_events_total"] == 9
     assert found["streamrnn_serve_seconds_count"] == found["streamrnn_batches_total"] >= 1
 
 

@@ -1,6 +1,7 @@
 """What moves rows about in a batch equals plain indexing, and what is cheap to ask equals what is dear."""
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from streamrnn.core.boundaries import Boundaries
 from streamrnn.core.columns import Columns
 from streamrnn.core.links import Linker
 from streamrnn.core.rows import all_finite, put_rows, zeros
-from streamrnn.core.schedule import CALL_STEPS, buckets, cut
+from streamrnn.core.schedule import CALL_STEPS, cut, stretches
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int64", "bool", "object"])
@@ -126,15 +127,32 @@ def test_a_batch_without_resets_is_cut_as_any_other(seed, n):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_buckets_take_every_segment_once_and_pad_little(seed):
-    lengths = -np.sort(-np.random.default_rng(seed).zipf(1.3, 1 + seed).clip(max=2000))
-    found = buckets(lengths)
-    assert [i for a, b in found for i in range(a, b)] == list(range(len(lengths)))
-    for a, b in found:
-        padding = int((lengths[a] - lengths[a:b]).sum())
-        assert padding <= max(CALL_STEPS, lengths[a] * (b - a) / 3 + (b - a))
-    assert buckets(np.array([9, 9, 8, 1])) == [(0, 4)], "one call is cheaper than two"
-    assert buckets(np.array([900, 890, 1])) == [(0, 2), (2, 3)]
+def test_stretches_take_every_step_once_and_pad_little(seed):
+    lengths = (-np.sort(-np.random.default_rng(seed).zipf(1.3, 1 + seed).clip(max=2000))).tolist()
+    found, done = stretches(lengths), 0
+    for steps in found:
+        running = [length for length in lengths if length > done]
+        done += steps
+        ends = sorted({length for length in running if length <= done})
+        assert done == ends[-1]
+        for end, next_end in pairwise(ends):
+            assert (next_end - end) * sum(length <= end for length in running) <= CALL_STEPS
+    assert done == lengths[0]
+
+
+STRETCHES = {
+    "one": ([7], [7]),
+    "alike": ([9, 9, 9], [9]),
+    "one call is cheaper than two": ([9, 9, 8, 1], [9]),
+    "short ones end before the others go on": ([900, 890, 2, 1], [2, 898]),
+    "the busiest key is alone at last": ([900, 300, 290, 280], [300, 600]),
+}
+
+
+@pytest.mark.parametrize("name", STRETCHES)
+def test_so_many_steps_are_scanned_at_a_time(name):
+    lengths, steps = STRETCHES[name]
+    assert stretches(lengths) == steps
 
 
 def test_a_large_array_is_zeros_that_can_be_written():

@@ -6,6 +6,7 @@ of one row, since all but the first start from a fresh state.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -107,17 +108,16 @@ def _longest_first(lengths: IntArray) -> IntArray:
     return np.concatenate([several, np.flatnonzero(single)])
 
 
-def buckets(lengths: IntArray) -> list[tuple[int, int]]:
-    """Ranges of segments to scan together, `lengths` falling.
+def stretches(lengths: Sequence[int]) -> list[int]:
+    """How many steps of segments, `lengths` falling, to scan at a time, each time those that still run.
 
-    Of each bucket at most a third is padding, or as many steps as a call of its own would cost.
+    A stretch goes on to where the next segment ends if padding those that ended costs no more than a call.
     """
-    ranges, start = [], 0
-    while start < len(lengths):
-        longest = int(lengths[start])
-        padding = np.cumsum(longest - lengths[start:])
-        alike = int(np.searchsorted(-lengths, -(2 * longest // 3), side="left"))
-        stop = max(alike, start + int(np.searchsorted(padding, CALL_STEPS, side="right")))
-        ranges.append((start, stop))
-        start = stop
-    return ranges
+    found, done, width = list[int](), 0, len(lengths)
+    while width:
+        last = width - 1
+        while last and (lengths[last - 1] - lengths[last]) * (width - last) <= CALL_STEPS:
+            last -= 1
+        found.append(lengths[last] - done)
+        done, width = lengths[last], last
+    return found

@@ -14,7 +14,7 @@ import numpy as np
 
 from streamrnn.backend import FirstInput
 from streamrnn.core.rows import all_finite, put_rows
-from streamrnn.core.schedule import Segments, buckets
+from streamrnn.core.schedule import Segments, stretches
 from streamrnn.errors import ModelError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Server:
     """How often the model was called for waves; with `stepped`, how wide they are."""
     stepped: int = field(default=0, init=False)
     scans: int = field(default=0, init=False)
-    """How often it was called for buckets of `scan`, and with `scanned` how many events they had."""
+    """How often it was called for sequences, and with `scanned` how many events they had."""
     scanned: int = field(default=0, init=False)
     depth: int = field(default=0, init=False)
     """Events of the busiest key in the last batch, one behind the other without a reset."""
@@ -182,33 +182,43 @@ class _Run:
             self.served.puts.append((self.segments.rows[start:stop], last, kept))
 
     def _scan(self, state: Any, k: int, start: int, stop: int) -> None:
-        """To the end in a few calls, segments of similar length together; in one, if that costs no more."""
-        lengths = self.segments.lengths[start:stop] - k
-        for a, b in [(0, stop - start)] if self.server.backend.ragged else buckets(lengths):
-            part = self.server.slab.narrow(state, a, b)
-            if not self._scan_bucket(part, k, start + a, start + b):
-                self.advance(part, k, start + a, start + b, scan=False)
+        """To the end in a few calls, of ever fewer segments; in one, if that costs no more."""
+        lengths = (self.segments.lengths[start:stop] - k).tolist()
+        for steps in lengths[:1] if self.server.backend.ragged else stretches(lengths):
+            scanned = self._scan_steps(state, k, start, stop, steps)
+            if scanned is None:
+                self.advance(state, k, start, stop, scan=False)
+                return
+            k += steps
+            running = max(min(self.segments.running(k), stop), start)
+            self._finish(scanned, running, stop, start)
+            if running > start:
+                state = self.server.slab.narrow(scanned, 0, running - start)
+            stop = running
 
-    def _scan_bucket(self, state: Any, k: int, start: int, stop: int) -> bool:
-        """False if an event of the bucket was refused, which `step` must then find."""
+    def _scan_steps(self, state: Any, k: int, start: int, stop: int, steps: int) -> Any:
+        """The state behind so many steps or the end; None if an event was refused, which `step` must find."""
         segments = self.segments
-        lens = segments.lengths[start:stop] - k
-        place = np.arange(int(lens[0]))
+        lens = np.minimum(segments.lengths[start:stop] - k, steps)
+        place = np.arange(steps)
         at = segments.begins[start:stop, None] + k + np.minimum(place, lens[:, None] - 1)
         events = segments.order[at]
         scan: Callable[..., Any] = self.server.backend.scan  # type: ignore[assignment]
         try:
             state, y, bad_at = scan(state, _pick(self.inputs, events), lens)
         except Exception:
-            return False
+            return None
         if bad_at.max() >= 0:
-            return False
+            return None
         self.server.scans += 1
         self.server.scanned += int(lens.sum())
-        valid = (place < lens[:, None]).nonzero()
-        self.served.answers.append((events[valid], {name: array[valid] for name, array in y.items()}))
-        self._finish(state, start, stop, start)
-        return True
+        if lens[-1] == steps:  # lengths fall: none is padded
+            answers = {name: array.reshape(-1, *array.shape[2:]) for name, array in y.items()}
+            self.served.answers.append((events.ravel(), answers))
+        else:
+            valid = (place < lens[:, None]).nonzero()
+            self.served.answers.append((events[valid], {name: array[valid] for name, array in y.items()}))
+        return state
 
 
 def _pick(inputs: Mapping[str, Array], events: IntArray) -> dict[str, Array]:

@@ -152,7 +152,7 @@ def status(hosted: Hosted) -> s.Status:
     """How a pipeline is doing, read while it goes on."""
     stats, pipeline, spec = hosted.stats, hosted.pipeline, hosted.opened.spec
     steps = stats.steps
-    calls = steps.waves + steps.buckets
+    calls = steps.waves + steps.scans
     quantiles = {f"p{q}": stats.serve_s.quantile(q / 100) for q in (50, 99)}
     commit = s.Commit(
         number=stats.commit_number,
@@ -178,7 +178,7 @@ def status(hosted: Hosted) -> s.Status:
         held=stats.held,
         released_keys=stats.released_keys,
         batches=stats.batches,
-        wave_width=(steps.wave_events + steps.bucket_events) / calls if calls else None,
+        wave_width=(steps.wave_events + steps.scan_events) / calls if calls else None,
         serve_ms={name: 1000 * found for name, found in quantiles.items() if found is not None},
         event_age_s=stats.event_age_s,
         turn_age_s=hosted.turn_age_s,

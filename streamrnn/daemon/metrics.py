@@ -41,8 +41,8 @@ _COUNTERS: dict[str, tuple[str, Callable[[Hosted], float]]] = {
     "expired_keys": ("Keys that were unheard for too long", lambda it: it.stats.expired_keys),
     "waves": ("Calls of the model for a wave: one event each of many keys", lambda it: it.stats.steps.waves),
     "wave_events": ("Events in waves; by waves, their width", lambda it: it.stats.steps.wave_events),
-    "buckets": ("Calls of the model for a bucket of sequences", lambda it: it.stats.steps.buckets),
-    "bucket_events": ("Events in buckets", lambda it: it.stats.steps.bucket_events),
+    "scans": ("Calls of the model for sequences of few keys", lambda it: it.stats.steps.scans),
+    "scan_events": ("Events in them", lambda it: it.stats.steps.scan_events),
 }
 _GAUGES: dict[str, tuple[str, Callable[[Hosted], float | None]]] = {
     "up": ("Whether the pipeline serves", lambda it: it.state == "serving"),

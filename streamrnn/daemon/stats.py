@@ -52,19 +52,19 @@ class Histogram:
 
 @dataclass
 class Steps:
-    """Calls of the model: waves, the events in them, buckets of `scan`, the events in those."""
+    """Calls of the model: waves, the events in them, calls of `scan`, the events in those."""
 
     waves: int = 0
     wave_events: int = 0
-    buckets: int = 0
-    bucket_events: int = 0
+    scans: int = 0
+    scan_events: int = 0
 
     def __add__(self, other: Steps) -> Steps:
         return Steps(
             self.waves + other.waves,
             self.wave_events + other.wave_events,
-            self.buckets + other.buckets,
-            self.bucket_events + other.bucket_events,
+            self.scans + other.scans,
+            self.scan_events + other.scan_events,
         )
 
 

@@ -74,22 +74,27 @@ class OnnxLayers(OnnxBackend):
 
     def _scan(self, state: Arrays, x: Arrays, lens: IntArray) -> tuple[Arrays, Arrays, IntArray]:
         """See `Backend.scan`; indices behind a row's end may be anything."""
-        n, t = next(iter(x.values())).shape[:2]
-        valid = np.arange(t) < np.asarray(lens)[:, None]
-        indices = {spec.name for spec in self.inputs if spec.high is not None}
-        x = {name: np.where(valid[:, :, None], a, 0) if name in indices else a for name, a in x.items()}
+        n, lens = len(lens), np.asarray(lens)
+        for name in (spec.name for spec in self.inputs if spec.high is not None):
+            valid = np.arange(x[name].shape[1]) < lens[:, None]
+            x = {**x, name: np.where(valid[:, :, None], x[name], 0)}
         feeds = {name: np.ascontiguousarray(a.swapaxes(0, 1)) for name, a in self._checked(x).items()}
-        feeds |= {**self._states_of(state), LENS: np.asarray(lens, np.int32)}
+        feeds |= {**self._states_of(state), LENS: lens.astype(np.int32)}
         found = self._found(self._sequences, self._asked, feeds)
         new_state = {name: found[after] for name, after in self._after.items()}
-        y = {spec.name: np.asarray(found[spec.name]).swapaxes(0, 1) for spec in self.outputs}
+        y = {spec.name: np.asarray(found[spec.name]) for spec in self.outputs}
         bad_at = np.full(n, -1)
         # Under tanh a state that is not finite stays so to the last step; outputs are there for every step.
-        if self._bad_states(new_state, n).any() or not all(map(all_finite, y.values())):
+        if not (all(map(all_finite, y.values())) and self._all_finite(new_state, n)):
             for row in range(n):
                 first = self._rows(state, slice(row, row + 1))
                 bad_at[row] = self._first_bad(first, x, row, int(lens[row]))
-        return new_state, y, bad_at
+        return new_state, {name: array.swapaxes(0, 1) for name, array in y.items()}, bad_at
+
+    def _all_finite(self, state: Arrays, n: int) -> bool:
+        if self._device is not None:
+            return not self._bad_states(state, n).any()
+        return all(map(all_finite, state.values()))
 
     def _states_of(self, state: Arrays) -> Arrays:
         return {name: self._dense(state[name]) for name in self._after}
