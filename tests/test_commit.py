@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from crash_harness import BASE, FORMULA, REGISTRY, Job, events, swapped
+from sim_parts import Log
 from simfs import SimFS
 
 from streamrnn.codecs import jsonl
@@ -288,6 +290,24 @@ def test_other_files_go_on_too(text, files):
         fs = SimFS(job.files)
         job.live(fs, random.Random(turns), turns=turns, batch=5)
         assert go_on(job, fs) == expected
+
+
+def test_what_is_added_to_files_behind_their_end_is_told_and_not_read():
+    job, warned = Job(KEEP_2), Log()
+    warned.setLevel(logging.WARNING)
+    job.log.addHandler(warned)
+    expected, fs = job.whole(), SimFS(job.files)
+    job.promised = 0
+    job.live(fs, random.Random(1))
+    assert not warned.told
+    first = BASE / "a.jsonl"
+    later = copy(fs, **{str(first): job.files[first] + b"{}\n", str(BASE / "new.jsonl"): b"{}\n"})
+    for _ in range(2):  # the run that finds it, and one after that
+        warned.told.clear()
+        assert go_on(job, later) == expected
+        new, grown = (told for told in warned.told if ".jsonl" in told)
+        assert new.startswith("new.jsonl: not among the files")
+        assert grown.startswith("a.jsonl: 3 bytes came behind the end")
 
 
 def test_the_manifest_is_one_line_of_canonical_json(stopped):

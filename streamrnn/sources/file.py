@@ -42,7 +42,7 @@ class _Input:
     max_ratio: float | None = None
     is_regular: bool = True
     fed: int = 0
-    """Bytes of its records that were read, of one that is not regular."""
+    """Bytes of its records that were read, or passed over."""
     _gzip: GzipReader | None = None
 
     def read(self, fs: FileSystem, size: int = _READ_BYTES) -> bytes:
@@ -64,6 +64,7 @@ class _Input:
         if self.max_ratio is None:
             self.stream = fs.open_read(self.path)
             self.stream.seek(position)
+            self.fed = position
             return
         while position and (data := self.read(fs, min(position, _READ_BYTES))):
             position -= len(data)
@@ -94,6 +95,8 @@ class FileSource:
         """Whether the current file has been read to its end; its last records may still be in the framer."""
         self._closed = self._stopped = False
         self._past: dict[str, int] = {}
+        self._ends: dict[str, int] = {}
+        """By file that was read to its end, how many bytes it had, unless it is compressed."""
 
     def read(self, limit: int, wait_ms: int) -> Block | Mark | None:
         """See `Source.read`. A block never holds records of two files; only pipes are waited for."""
@@ -125,7 +128,8 @@ class FileSource:
         """See `Resumable.place`: the list of files as it was settled, which is next, and where in it."""
         if not all(file.is_regular for file in self._inputs):
             return None
-        place: Place = {"files": [file.name for file in self._inputs], "index": self._index}
+        names = [file.name for file in self._inputs]
+        place: Place = {"files": names, "index": self._index, "ends": dict(self._ends)}
         if self._index < len(self._inputs):
             current, inside = self._inputs[self._index], place_in(self._framer)
             length = inside["position"] if current.max_ratio is None else None
@@ -140,6 +144,8 @@ class FileSource:
         if new := [name for name in found if name not in place["files"]]:
             text = "%s: not among the files this run began with; start a new checkpoint dir to read it"
             self._context.log.warning(text, ", ".join(new))
+        self._ends = dict(place.get("ends", {}))
+        self._tell_grown()
         names = place["files"][place["index"] :]
         if missing := [name for name in names if name not in found]:
             raise SourceError(f"{', '.join(missing)}: the last commit is not through with it, and it is gone")
@@ -153,6 +159,16 @@ class FileSource:
                 raise SourceError(f"{current.name}: {why}")
             current.skip(self._fs, position)
         self._framer = resumed(self._framer, place["framer"])
+
+    def _tell_grown(self) -> None:
+        for name, end in self._ends.items():
+            status = self._fs.status(self._context.path(name))
+            if status is not None and status.st_size > end:
+                text = (
+                    "%s: %d bytes came behind the end that was found, and are not read; `follow: true` reads "
+                    "what is added to files, and a new checkpoint dir all of them anew"
+                )
+                self._context.log.warning(text, name, status.st_size - end)
 
     def stop(self) -> None:
         """See `Source`. Regular files can be read again."""
@@ -178,7 +194,10 @@ class FileSource:
         """Leave the file that has ended."""
         mark = Mark("source_end", origin, self._framer.position)
         self._past[origin.partition] = mark.position
-        self._inputs[self._index].close()
+        left = self._inputs[self._index]
+        if left.max_ratio is None:
+            self._ends[left.name] = left.fed
+        left.close()
         self._index += 1
         self._ended = False
         self._framer = self._new_framer()
