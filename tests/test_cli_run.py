@@ -137,3 +137,22 @@ def test_help_and_lint_load_nothing_heavy():
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
         )
         assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_run_that_goes_on_says_what_it_has_and_what_it_passes_over(tmp_path):
+    pipeline, events = tmp_path / "p.yaml", tmp_path / "in.jsonl"
+    pipeline.write_text(
+        "name: counts\nsource: {type: file, path: in.jsonl}\ndecode: {type: jsonl}\n"
+        "event: {key: k, inputs: {x: [{field: x}]}}\n"
+        "model: {type: formula, state: {h: 0}, update: {h: h + x}, output: {y: h}}\n"
+        "encode: {type: jsonl}\nsink: {type: file, path: out.jsonl}\ncheckpoint: {dir: state}\n"
+    )
+    events.write_text('{"k":"a","x":1}\n{"k":"b","x":2}\n')
+    assert run(pipeline)[2] == 0
+    with events.open("a") as file:
+        file.write('{"k":"a","x":3}\n')
+    _, err, code = run(pipeline)
+    assert code == 0
+    assert "in.jsonl: 16 bytes came behind the end that was found" in err
+    assert "served 0 events" in err
+    assert "2 live keys" in err

@@ -18,14 +18,20 @@ _EVERY_S = 0.2
 
 
 class Progress:
-    """A line that is redrawn while the run goes on (on a terminal only), and a summary at its end."""
+    """A line that is redrawn while the run goes on (on a terminal only), and a summary at its end.
 
-    def __init__(self, clock: Clock, stream: TextIO, quiet: bool, commits: Committer | None = None) -> None:
+    It begins with `live_keys`, which an earlier run left.
+    """
+
+    def __init__(
+        self, clock: Clock, stream: TextIO, quiet: bool, commits: Committer | None = None, live_keys: int = 0
+    ) -> None:
         self._clock, self._quiet, self._commits = clock, quiet, commits
         self._console = Console(file=stream, highlight=False)
         self._status: Status | None = None
         self._start = self._drawn = clock.monotonic()
-        self.events = self.rejected = self.live_keys = self.held = self.evicted = self.expired = 0
+        self.events = self.rejected = self.held = self.evicted = self.expired = 0
+        self.live_keys = live_keys
 
     def __enter__(self) -> Progress:
         if not self._quiet and self._console.is_terminal:

@@ -57,7 +57,7 @@ def _run(file: str, quiet: bool, stop: Stopping) -> None:
     if not quiet and pipeline.went_on:
         click.echo(pipeline.went_on, err=True)
     stop.has_begun = True
-    told = Progress(context.clock, sys.stderr, quiet, pipeline.commits)
+    told = Progress(context.clock, sys.stderr, quiet, pipeline.commits, len(pipeline.parts.shards))
     with told as progress, few_interruptions(), deadline(pipeline):
         run(pipeline, lambda: stop.asked, progress.told)
     if (beside := pipeline.parts.candidate) is not None and not quiet:
